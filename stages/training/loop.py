@@ -1,0 +1,201 @@
+"""The one loop for everything that trains: float networks, defended ones, quantization-aware ones."""
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from stages.training.augmentation import crop_and_flip
+from stages.training.checkpoint import Checkpoint, momentum_of, restore_momentum, with_prefix, without_prefix
+
+Loss = Callable[..., Tensor]  # loss(network, inputs, labels, *, generator) -> mean over the batch
+Robustness = Callable[..., float]  # robustness(network, inputs, labels, *, generator) -> accuracy in [0,1]
+
+COLLAPSE = 0.5  # robust accuracy on validation data below this share of its best so far stops the training
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """SGD with Nesterov momentum on a one-cycle learning rate (Smith & Topin 2019, arXiv 1708.07120)."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float  # at the peak
+    momentum: float
+    weight_decay: float
+    crop_padding: int
+    horizontal_flip: bool
+    warm_up: float = 0.2  # share of the steps before the peak
+
+    def learning_rate_at(self, step: int, steps: int) -> float:
+        """Linear to the peak, then a cosine to zero."""
+        peak = self.warm_up * steps
+        if step < peak:
+            return self.learning_rate * (step + 1) / (peak + 1)
+        return self.learning_rate * (1 + math.cos(math.pi * (step - peak) / max(steps - peak, 1))) / 2
+
+
+@dataclass(frozen=True)
+class Samples:
+    """uint8 inputs `[N,C,H,W]` and int64 labels `[N]` on the training device."""
+
+    inputs: Tensor
+    labels: Tensor
+
+
+def as_input(codes: Tensor) -> Tensor:
+    """uint8 codes -> float32 in [0,1], in the memory layout that convolutions are fastest in."""
+    return codes.float().div(255).contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, samples: Samples, dtype: torch.dtype = torch.float32, batch_size: int = 500) -> float:
+    """The share of samples that the network, in evaluation mode, classifies as labelled."""
+    training = network.training
+    network.eval()
+    correct = 0
+    for inputs, labels in zip(samples.inputs.split(batch_size), samples.labels.split(batch_size), strict=True):
+        with _autocast(inputs.device, dtype):
+            correct += int((network(as_input(inputs)).argmax(1) == labels).sum())
+    network.train(training)
+    return correct / len(samples.labels)
+
+
+def train(
+    network: nn.Module,
+    loss: Loss,
+    train_samples: Samples,
+    validation_samples: Samples,
+    schedule: Schedule,
+    *,
+    seed: int,
+    dtype: torch.dtype,
+    checkpoint: Checkpoint,
+    robustness: Robustness | None = None,
+    label: str = "train",
+) -> list[dict]:
+    """Trains `network` in place and returns its history, one dict an epoch.
+
+    `dtype` is what convolutions compute in (autocast). After each epoch the checkpoint is replaced, and a training
+    that finds one goes on from it to the same bytes. Where the loss comes with a `robustness` measure (fast
+    adversarial training), it is taken on validation data after each epoch; if it collapses, training stops and the
+    network of the best epoch comes back.
+    """
+    device = train_samples.labels.device
+    network.to(device, memory_format=torch.channels_last)
+    optimizer = _optimizer(network, schedule)
+    generator = torch.Generator().manual_seed(seed)
+    history: list[dict] = []
+    best: dict[str, Tensor] = {}
+
+    if saved := checkpoint.load():
+        tensors, state = saved
+        network.load_state_dict(without_prefix("network", tensors))
+        restore_momentum(network, optimizer, without_prefix("momentum", tensors))
+        best = without_prefix("best", tensors)
+        generator.set_state(tensors["generator"])
+        history = state["history"]
+
+    steps_an_epoch = len(train_samples.labels) // schedule.batch_size
+    progress = tqdm(
+        total=schedule.epochs * steps_an_epoch,
+        initial=len(history) * steps_an_epoch,
+        desc=label,
+        unit="step",
+        mininterval=0.5 if sys.stderr.isatty() else 20,
+    )
+    with progress:
+        while len(history) < schedule.epochs and not _collapsed(history):
+            epoch = len(history)
+            mean_loss = _epoch(network, loss, train_samples, schedule, epoch, optimizer, generator, dtype, progress)
+            entry = {"epoch": epoch + 1, "loss": mean_loss, "validation": accuracy(network, validation_samples, dtype)}
+            if robustness:
+                entry["robust_validation"] = _robust(network, robustness, validation_samples, seed, dtype)
+            history.append(entry)
+            if robustness and _best_epoch(history) == epoch:
+                best = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+            progress.set_postfix(loss=f"{mean_loss:.3f}", validation=f"{entry['validation']:.1%}")
+            checkpoint.save(
+                {
+                    **with_prefix("network", network.state_dict()),
+                    **with_prefix("momentum", momentum_of(network, optimizer)),
+                    **with_prefix("best", best),
+                    "generator": generator.get_state(),
+                },
+                {"history": history},
+            )
+    if _collapsed(history):
+        network.load_state_dict(best)
+        history[-1]["stopped"] = f"robust accuracy collapsed; the network is that of epoch {_best_epoch(history) + 1}"
+    checkpoint.remove()
+    network.eval()
+    return history
+
+
+def _optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.SGD:
+    """SGD that decays weights, but neither biases nor the numbers of batch norms and quantizers."""
+    weights = [parameter for parameter in network.parameters() if parameter.dim() > 1]
+    others = [parameter for parameter in network.parameters() if parameter.dim() <= 1]
+    groups = [{"params": weights, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.SGD(
+        groups, lr=schedule.learning_rate, momentum=schedule.momentum, nesterov=schedule.momentum > 0
+    )
+
+
+def _epoch(network, loss, samples, schedule, epoch, optimizer, generator, dtype, progress) -> float:
+    """One pass over the shuffled samples (a last partial batch is left out); returns the mean loss."""
+    network.train()
+    device = samples.labels.device
+    steps = len(samples.labels) // schedule.batch_size
+    order = torch.randperm(len(samples.labels), generator=generator).to(device)
+    total = torch.zeros((), device=device)
+    for step, chosen in enumerate(order[: steps * schedule.batch_size].split(schedule.batch_size)):
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.learning_rate_at(epoch * steps + step, schedule.epochs * steps)
+        inputs = crop_and_flip(
+            samples.inputs[chosen],
+            crop_padding=schedule.crop_padding,
+            horizontal_flip=schedule.horizontal_flip,
+            generator=generator,
+        )
+        with _autocast(device, dtype):
+            value = loss(network, as_input(inputs), samples.labels[chosen], generator=generator)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        optimizer.step()
+        total += value.detach()
+        progress.update()
+    mean = float(total) / steps
+    if not math.isfinite(mean):
+        raise ValueError(
+            f"training: the loss became {mean} in epoch {epoch + 1}; expected a finite number (lower learning_rate?)"
+        )
+    return mean
+
+
+def _robust(network, robustness, samples: Samples, seed: int, dtype) -> float:
+    """The robustness measure with the same random start each epoch, so that epochs compare."""
+    network.eval()
+    with _autocast(samples.labels.device, dtype):
+        return robustness(
+            network, as_input(samples.inputs), samples.labels, generator=torch.Generator().manual_seed(seed)
+        )
+
+
+def _best_epoch(history: list[dict]) -> int:
+    return max(range(len(history)), key=lambda epoch: history[epoch]["robust_validation"])
+
+
+def _collapsed(history: list[dict]) -> bool:
+    if not history or "robust_validation" not in history[-1]:
+        return False
+    robust = [entry["robust_validation"] for entry in history]
+    return robust[-1] < COLLAPSE * max(robust)
+
+
+def _autocast(device: torch.device, dtype: torch.dtype):
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
