@@ -1,0 +1,77 @@
+"""Networks as artifacts: the tensors as safetensors, and beside them JSON that says what they are."""
+
+import json
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from stages.classifier import Classifier
+from stages.models.layers import FloatLayers
+from stages.quantization.formats import Format
+from stages.quantization.frozen_layers import FrozenLayers, check_exact
+
+
+def build(description: dict, layers_of=None) -> nn.Module:
+    """An untrained network of the described model, from `layers_of(mean, std)` or else in the described format."""
+    mean, std = description["mean"], description["std"]
+    if layers_of is not None:
+        layers = layers_of(mean, std)
+    elif description["format"] is None:
+        layers = FloatLayers(mean, std)
+    else:
+        layers = FrozenLayers(mean, std, Format(**description["format"]))
+    model = import_module(f"stages.models.{description['model']}")
+    return model.network(layers, tuple(description["input_shape"]), len(description["classes"]))
+
+
+def describe(variant, dataset, format: Format | None) -> dict:
+    """What the network of a variant is, before its history and footprint are known."""
+    return {
+        "variant": asdict(variant),
+        "model": variant.model,
+        "format": format and asdict(format),
+        "input_shape": list(dataset.input_shape),
+        "classes": list(dataset.classes),
+        "mean": list(dataset.mean),
+        "std": dataset.std,
+    }
+
+
+def save_network(outputs, stem: str, network: nn.Module, description: dict) -> None:
+    """Writes the network's tensors (contiguous, on the CPU) and its description to a job's outputs of that stem."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    save_file(tensors, outputs.path(f"{stem}.safetensors"))
+    outputs.path(f"{stem}.json").write_text(json.dumps(description, indent=1) + "\n")
+
+
+def load_description(path: Path) -> dict:
+    """The JSON beside a network's tensors."""
+    return json.loads(Path(path).with_suffix(".json").read_text())
+
+
+def load_network(path: Path) -> tuple[nn.Module, dict]:
+    """The network of a `.safetensors` file, in evaluation mode, and its description.
+
+    Raises ValueError if tensors and description do not fit, or if sums of its integer layers would not be exact.
+    """
+    description = load_description(path)
+    network = build(description)
+    tensors = load_file(Path(path).with_suffix(".safetensors"))
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: tensors do not fit the {description['model']} of its JSON file: {error}") from error
+    if description["format"] is not None:
+        check_exact(network, description["input_shape"])
+    return network.eval(), description
+
+
+def load_classifier(path: Path, device: torch.device | str = "cpu") -> Classifier:
+    """The classifier to attack and score: the network of `path`, parameters frozen, on `device`."""
+    network, description = load_network(path)
+    network.requires_grad_(False).to(device, memory_format=torch.channels_last)
+    return Classifier(network, tuple(description["input_shape"]), len(description["classes"]))

@@ -1,0 +1,227 @@
+"""The frozen integer network: integer weights, constant scales, plain torch, no Brevitas.
+
+Activations travel between layers as integer codes held in float32. A convolution of integer codes with integer
+weights is exact as long as no partial sum reaches 2^24, which `check_exact` asserts; everything after it is
+elementwise. Logits therefore do not depend on batch size, thread count or memory layout, bit for bit. Rounding passes
+gradients straight through, so the network is its own gradient view. Weights can be read and written as integers
+without rescaling anything else.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stages.quantization.formats import EDGE_BITS, INPUT_SCALE, Format
+from stages.quantization.rounding import quantize, sign_straight_through
+
+EXACT_LIMIT = 2**24  # float32 holds every integer below it
+
+
+class Codes(NamedTuple):
+    """A quantized tensor: the values are `integers * scale`."""
+
+    integers: Tensor  # float32 holding integers
+    scale: Tensor  # one number
+    largest: int  # the largest magnitude that the integers can take
+
+    @property
+    def values(self) -> Tensor:
+        return self.integers * self.scale
+
+
+def _values(inputs: Tensor | Codes) -> Tensor:
+    return inputs.values if isinstance(inputs, Codes) else inputs
+
+
+class FrozenInput(nn.Module):
+    """`[N,C,H,W]` in [0,1] -> codes of the normalised input, centred on the mean's code."""
+
+    def __init__(self, mean: Sequence[float], std: float):
+        super().__init__()
+        zero_point = [round(value / INPUT_SCALE) for value in mean]
+        self.largest = max(max(code, 255 - code) for code in zero_point)
+        self.register_buffer(
+            "zero_point", torch.tensor(zero_point, dtype=torch.float32).view(-1, 1, 1), persistent=False
+        )
+        self.register_buffer("scale", torch.tensor(INPUT_SCALE / std), persistent=False)
+
+    def forward(self, inputs: Tensor) -> Codes:
+        return Codes(quantize(inputs, INPUT_SCALE, 0, 255) - self.zero_point, self.scale, self.largest)
+
+
+class FrozenWeights(nn.Module):
+    """Integer weights with one scale an output channel, and float biases.
+
+    `weight` is int8 of shape `[out, ...]`; `bits` is the width of a weight in memory (1: the values are -1 and +1).
+    """
+
+    def __init__(self, shape: Sequence[int], bits: int):
+        super().__init__()
+        self.bits = bits
+        self.register_buffer("weight", torch.zeros(*shape, dtype=torch.int8))
+        self.register_buffer("weight_scale", torch.ones(shape[0]))
+        self.register_buffer("bias", torch.zeros(shape[0]))
+
+    def rescale(self, sums: Tensor, scale: Tensor) -> Tensor:
+        """Integer sums `[N,out,...]` -> values, adding the bias."""
+        shape = (-1,) + (1,) * (sums.dim() - 2)
+        return sums * (self.weight_scale * scale).view(shape) + self.bias.view(shape)
+
+
+class FrozenConvolution(FrozenWeights):
+    def __init__(
+        self, channels_in: int, channels_out: int, kernel_size: int, stride: int, padding: int, groups: int, bits: int
+    ):
+        super().__init__((channels_out, channels_in // groups, kernel_size, kernel_size), bits)
+        self.stride, self.padding, self.groups = stride, padding, groups
+
+    def forward(self, inputs: Codes) -> Tensor:
+        weight = self.weight.to(inputs.integers.dtype)
+        sums = F.conv2d(inputs.integers, weight, None, self.stride, self.padding, groups=self.groups)
+        return self.rescale(sums, inputs.scale)
+
+
+class FrozenLinear(FrozenWeights):
+    def __init__(self, features_in: int, features_out: int, bits: int):
+        super().__init__((features_out, features_in), bits)
+
+    def forward(self, inputs: Codes) -> Tensor:
+        return self.rescale(F.linear(inputs.integers, self.weight.to(inputs.integers.dtype)), inputs.scale)
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm with its statistics fixed, not folded into the weights."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.epsilon = 1e-5
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        factor = self.weight / torch.sqrt(self.running_var + self.epsilon)
+        centred = inputs - self.running_mean.view(-1, 1, 1)
+        return centred * factor.view(-1, 1, 1) + self.bias.view(-1, 1, 1)
+
+
+class FrozenQuantizer(nn.Module):
+    """Rounds values to `bits`-bit integers of a constant scale."""
+
+    def __init__(self, bits: int, signed: bool):
+        super().__init__()
+        self.bits, self.signed = bits, signed
+        self.lowest, self.highest = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+        self.register_buffer("scale", torch.tensor(1.0))
+
+    def forward(self, inputs: Tensor) -> Codes:
+        largest = max(-self.lowest, self.highest)
+        return Codes(quantize(inputs, self.scale, self.lowest, self.highest), self.scale, largest)
+
+
+class FrozenActivation(nn.Module):
+    def __init__(self, bits: int):
+        super().__init__()
+        self.quantizer = FrozenQuantizer(bits, signed=False)
+
+    def forward(self, inputs: Tensor) -> Codes:
+        return self.quantizer(F.relu(inputs))
+
+
+class FrozenSign(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(1.0), persistent=False)
+
+    def forward(self, inputs: Tensor) -> Codes:
+        return Codes(sign_straight_through(inputs), self.scale, largest=1)
+
+
+class FrozenSum(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.quantizer = FrozenQuantizer(EDGE_BITS, signed=True)
+
+    def forward(self, branch: Tensor | Codes, shortcut: Tensor | Codes) -> Tensor:
+        return self.quantizer(_values(branch)).values + self.quantizer(_values(shortcut)).values
+
+
+class FrozenAveragePool(nn.Module):
+    """Mean over all positions; the sum runs over integers, so its order does not matter."""
+
+    def __init__(self, signed: bool):
+        super().__init__()
+        self.quantizer = FrozenQuantizer(EDGE_BITS, signed)
+
+    def forward(self, inputs: Codes) -> Codes:
+        area = inputs.integers.shape[2] * inputs.integers.shape[3]
+        return self.quantizer(inputs.integers.sum((2, 3)) * (inputs.scale / area))
+
+
+class FrozenLayers:
+    """Integer layers for the given format, with the interface of `stages.models.layers.FloatLayers`."""
+
+    def __init__(self, mean: Sequence[float], std: float, format: Format):
+        self.mean, self.std, self.format = mean, std, format
+
+    def _bits(self, edge: bool) -> int:
+        return EDGE_BITS if edge else self.format.weight_bits
+
+    def input(self) -> nn.Module:
+        return FrozenInput(self.mean, self.std)
+
+    def convolution(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        edge: bool = False,
+    ) -> nn.Module:
+        return FrozenConvolution(channels_in, channels_out, kernel_size, stride, padding, groups, self._bits(edge))
+
+    def linear(self, features_in: int, features_out: int, *, edge: bool = False) -> nn.Module:
+        return FrozenLinear(features_in, features_out, self._bits(edge))
+
+    def batch_norm(self, channels: int) -> nn.Module:
+        return FrozenBatchNorm(channels)
+
+    def activation(self) -> nn.Module:
+        return FrozenSign() if self.format.binary_activations else FrozenActivation(self.format.activation_bits)
+
+    def sum(self) -> nn.Module:
+        return FrozenSum()
+
+    def average_pool(self) -> nn.Module:
+        return FrozenAveragePool(signed=self.format.binary_activations)
+
+
+def check_exact(network: nn.Module, input_shape: Sequence[int]) -> None:
+    """Raises ValueError, naming the layer, if a sum of a convolution or linear layer could reach 2^24 for some input.
+
+    To be called after loading, and again after integers were changed.
+    """
+
+    def check(name: str):
+        def hook(layer: FrozenWeights, inputs: tuple[Codes]) -> None:
+            largest = int(layer.weight.long().abs().flatten(1).sum(1).max()) * inputs[0].largest
+            if largest >= EXACT_LIMIT:
+                raise ValueError(f"layer {name}: a sum can reach {largest}, and float32 is exact below {EXACT_LIMIT}")
+
+        return hook
+
+    layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, FrozenWeights)]
+    handles = [layer.register_forward_pre_hook(check(name)) for name, layer in layers]
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, *input_shape, device=layers[0][1].weight.device))
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,55 @@
+"""Quantizes a trained float network with Brevitas and freezes it into integers and scales."""
+
+from dataclasses import asdict
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stages.artifacts.datasets import load_dataset
+from stages.artifacts.networks import build, describe, load_network, save_network
+from stages.models.footprint import footprint
+from stages.quantization.brevitas_layers import BrevitasLayers
+from stages.quantization.freeze import freeze, layer_table
+from stages.runtime import configure
+from stages.seeds import seed_of
+from stages.train import samples, train_variant
+from stages.training.loop import as_input
+
+BATCH_SIZE = 128  # of calibration
+
+
+def run(task, params, outputs) -> None:
+    """Runs a quantize job."""
+    device = configure(params)
+    variant = task.variant
+    scheme = import_module(f"stages.schemes.{variant.scheme}")
+    dataset = load_dataset(Path(f"{variant.prepared}.safetensors"))
+    float_network, _ = load_network(Path(f"{variant.float_variant.network}.safetensors"))
+    description = describe(variant, dataset, scheme.FORMAT)
+
+    torch.manual_seed(seed_of(variant.name, "initialisation"))
+    network = build(description, partial(BrevitasLayers, format=scheme.FORMAT)).to(device)
+    copy_float_weights(float_network, network)
+    calibration = samples(dataset.train.take(np.asarray(dataset.calibration)), device)
+    history = scheme.quantize(
+        network,
+        [as_input(inputs) for inputs in calibration.inputs.split(BATCH_SIZE)],
+        partial(train_variant, task=task, dataset=dataset, params=params, outputs=outputs, device=device),
+        **params.values["schemes"].get(variant.scheme, {}),
+    )
+    frozen = freeze(network.cpu(), build(description), dataset.input_shape)
+
+    description["footprint"] = asdict(footprint(float_network, dataset.input_shape, scheme.FORMAT))
+    description["layers"] = layer_table(frozen)
+    description["history"] = history
+    save_network(outputs, variant.network, frozen, description)
+
+
+def copy_float_weights(source: torch.nn.Module, target: torch.nn.Module) -> None:
+    """Copies every tensor of the float network into the Brevitas network, which also has scales of its own."""
+    missing = target.load_state_dict(source.state_dict(), strict=False)
+    if missing.unexpected_keys:
+        raise ValueError(f"the quantized network lacks {missing.unexpected_keys}, expected the float network's layers")

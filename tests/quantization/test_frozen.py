@@ -1,0 +1,145 @@
+"""The frozen integer network against Brevitas, against itself in other batches, and as integers in memory."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+
+from stages.quantization.formats import Format
+from stages.quantization.freeze import layer_table
+from stages.quantization.frozen_layers import Codes, FrozenLayers, FrozenWeights, check_exact
+from tests.quantization.small_networks import MEAN, MODELS, SHAPE, STD
+
+EVERY = [(model, scheme) for model in ("resnet8", "tiny_cnn") for scheme in ("int8", "w4a4", "w1a1")]
+
+
+@pytest.fixture(params=EVERY, ids="-".join)
+def case(request, cases):
+    return cases(*request.param)
+
+
+def logits(network, images, batch_size):
+    with torch.no_grad():
+        return torch.cat([network(batch) for batch in images.split(batch_size)])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_logits_do_not_depend_on_the_batch_bit_for_bit(case, batch_size):
+    assert torch.equal(logits(case.frozen, case.images, 200), logits(case.frozen, case.images, batch_size))
+
+
+def test_logits_do_not_depend_on_the_memory_layout_bit_for_bit(case):
+    expected = logits(case.frozen, case.images, 50)
+    # A leading slice of wider storage and channels_last strides.
+    strided = torch.cat([case.images, case.images], 3)[..., : SHAPE[2]]
+    assert torch.equal(expected, logits(case.frozen, strided, 50))
+    assert torch.equal(expected, logits(case.frozen, case.images.contiguous(memory_format=torch.channels_last), 50))
+
+
+def test_logits_do_not_depend_on_the_number_of_threads_bit_for_bit(case):
+    expected = logits(case.frozen, case.images, 50)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(expected, logits(case.frozen, case.images, 50))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_classes_are_those_of_brevitas(case):
+    expected, frozen = logits(case.brevitas, case.images, 50), logits(case.frozen, case.images, 50)
+    assert (expected.argmax(1) == frozen.argmax(1)).float().mean() >= 0.99
+    # Nearly all logits agree to rounding; a rare activation falls on the other side of a half and moves by one code.
+    assert (expected - frozen).abs().median() < 1e-4
+    assert (expected - frozen).abs().max() < 0.1 * expected.std()
+
+
+def test_input_gradients_are_those_of_brevitas(case):
+    def gradients(network):
+        images = case.images[:50].clone().requires_grad_()
+        return torch.autograd.grad(F.cross_entropy(network(images), case.labels[:50], reduction="sum"), images)[0]
+
+    expected, frozen = gradients(case.brevitas).flatten(1), gradients(case.frozen).flatten(1)
+    error = (expected - frozen).norm(dim=1) / expected.norm(dim=1).clamp_min(1e-12)
+    assert expected.norm(dim=1).median() > 0
+    assert error.median() < 1e-5
+    assert (error > 1e-4).float().mean() < 0.1  # samples where a code shifted
+
+
+def test_saving_and_loading_is_exact(case, tmp_path):
+    model = next(name for name in MODELS if type(case.frozen).__name__.lower() == name.replace("_", ""))
+    save_file(case.frozen.state_dict(), tmp_path / "network.safetensors")
+    loaded = MODELS[model].network(FrozenLayers(MEAN, STD, _format(case.frozen)), SHAPE, 10).eval()
+    loaded.load_state_dict(load_file(tmp_path / "network.safetensors"))
+    assert torch.equal(logits(case.frozen, case.images, 50), logits(loaded, case.images, 50))
+
+
+def _format(frozen):
+    bits = {entry["bits"] for entry in layer_table(frozen)}
+    return Format(min(bits), min(bits))
+
+
+def test_weights_are_integers_of_their_width(case):
+    for layer in (module for module in case.frozen.modules() if isinstance(module, FrozenWeights)):
+        assert layer.weight.dtype == torch.int8
+        if layer.bits == 1:
+            assert set(layer.weight.unique().tolist()) <= {-1, 1}
+        else:
+            assert layer.weight.abs().max() <= 2 ** (layer.bits - 1) - 1
+            assert layer.weight.abs().max() > 0
+
+
+def test_a_changed_integer_changes_that_weight_alone(case):
+    layers = {name: module for name, module in case.frozen.named_modules() if isinstance(module, FrozenWeights)}
+    name, layer = list(layers.items())[1]
+    before = {key: tensor.clone() for key, tensor in case.frozen.state_dict().items()}
+    expected = logits(case.frozen, case.images, 50)
+    position = tuple(int(index) for index in (layer.weight != 0).nonzero()[0])
+    original = layer.weight[position].item()
+    try:
+        layer.weight[position] = -original
+        changed = {key: (tensor != before[key]).sum().item() for key, tensor in case.frozen.state_dict().items()}
+        assert changed.pop(f"{name}.weight") == 1
+        assert not any(changed.values())
+        assert not torch.equal(expected, logits(case.frozen, case.images, 50))
+    finally:
+        layer.weight[position] = original
+    assert torch.equal(expected, logits(case.frozen, case.images, 50))
+
+
+def test_edges_have_eight_bits_and_the_rest_those_of_the_format(cases):
+    for scheme, bits in [("int8", 8), ("w4a4", 4), ("w1a1", 1)]:
+        weights = [entry for entry in layer_table(cases("resnet8", scheme).frozen) if entry["kind"] != "quantizer"]
+        assert [entry["bits"] for entry in weights] == [8, *[bits] * (len(weights) - 2), 8]
+
+
+def test_a_sum_that_float32_cannot_hold_is_refused_by_layer():
+    class Wide(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            layers = FrozenLayers(MEAN, STD, Format(8, 8))
+            self.input = layers.input()
+            self.wide = layers.convolution(1, 2, 40, padding=20)
+
+        def forward(self, inputs):
+            return self.wide(self.input(inputs))
+
+    network = Wide()
+    network.wide.weight.fill_(127)  # 40 * 40 * 127 * 182 = 36,982,400
+    with pytest.raises(ValueError, match="layer wide: a sum can reach 36982400"):
+        check_exact(network, SHAPE)
+    network.wide.weight.fill_(57)  # 40 * 40 * 57 * 182 = 16,598,400 < 2^24
+    check_exact(network, SHAPE)
+
+
+def test_codes_stand_for_their_multiples_of_the_scale():
+    assert Codes(torch.tensor([-2.0, 3.0]), torch.tensor(0.5), 3).values.tolist() == [-1.0, 1.5]
+
+
+def test_the_input_is_rounded_to_its_grid_before_normalisation():
+    layer = FrozenLayers(MEAN, STD, Format(8, 8)).input()
+    inputs = torch.tensor([0.0, 0.4 / 255, 0.6 / 255, 1.0]).view(1, 1, 2, 2)
+    codes = layer(inputs)
+    assert codes.integers.flatten().tolist() == [-73, -73, -72, 182]
+    expected = (torch.tensor([0, 0, 1, 255]) / 255 - MEAN[0]) / STD
+    assert torch.allclose(codes.values.flatten(), expected, atol=1e-6)
