@@ -1,0 +1,46 @@
+"""Scores as Parquet, one row a sample: the same bytes for the same content."""
+
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+# Epsilons and gradient norms keep float64: epsilons are joined on by equality, and a norm of 0 has to mean an all-zero
+# gradient, which a small one rounded to float32 would also give.
+SCORES = pa.schema(
+    {
+        "dataset": pa.string(),
+        "model": pa.string(),
+        "scheme": pa.string(),
+        "defense": pa.string(),
+        "seed": pa.int64(),
+        "threat": pa.string(),
+        "surrogate": pa.string(),
+        "attack": pa.string(),
+        "norm": pa.string(),
+        "grid": pa.string(),
+        "epsilon": pa.float64(),
+        "flips": pa.int64(),
+        "sample": pa.int64(),
+        "label": pa.int64(),
+        "prediction": pa.int64(),
+        "correct": pa.bool_(),
+        "l0": pa.int64(),
+        "l2": pa.float32(),
+        "linf": pa.float32(),
+        "forwards": pa.float64(),
+        "backwards": pa.float64(),
+        "gradient_norm": pa.float64(),
+    }
+)
+
+
+def save_scores(path: Path, scores: pd.DataFrame) -> None:
+    """Writes scores, one row a sample with the columns of `SCORES`, as Parquet; a NaN becomes null.
+
+    Raises:
+        KeyError: a column of `SCORES` is missing.
+    """
+    table = pa.Table.from_pandas(scores[SCORES.names], schema=SCORES, preserve_index=False)
+    pq.write_table(table.replace_schema_metadata(None), path, compression="zstd")

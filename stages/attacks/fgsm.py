@@ -1,0 +1,25 @@
+"""Fast gradient sign method: Goodfellow, Shlens and Szegedy, "Explaining and harnessing adversarial examples", ICLR
+2015, https://arxiv.org/abs/1412.6572 (section 4)."""
+
+import torch
+import torchattacks
+from torch import Tensor
+
+from stages.attacks.result import AttackResult
+from stages.attacks.torchattacks_adapter import attack_each_epsilon
+from stages.classifier import Classifier
+
+NORM = "linf"
+THREAT = "white_box"
+ITERATIVE = False
+
+
+def attack(
+    classifier: Classifier, inputs: Tensor, labels: Tensor, *, epsilons: Tensor, generator: torch.Generator
+) -> AttackResult:
+    """Take one step of size epsilon along the sign of the cross-entropy's gradient, and clip to [0, 1].
+
+    inputs: float32 [N, ...] in [0, 1]. labels: int64 [N]. epsilons: [E] or [E, N] in [0, 1], in input units.
+    Raises ValueError if inputs or epsilons are outside [0, 1].
+    """
+    return attack_each_epsilon(torchattacks.FGSM, classifier, inputs, labels, epsilons=epsilons, generator=generator)

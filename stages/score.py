@@ -1,0 +1,120 @@
+"""Scores a network: one row a sample, for clean inputs or for the adversarial inputs of one attack."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from stages.artifacts.adversarial import AdversarialSet, load_adversarial_set
+from stages.artifacts.datasets import load_dataset
+from stages.artifacts.networks import load_classifier
+from stages.artifacts.scores import save_scores
+from stages.attacks.distances import l0, l2, linf
+from stages.attacks.grid import from_levels
+from stages.classifier import Classifier, evaluating
+from stages.datasets.arrays import Split, evaluation_samples
+from stages.runtime import configure
+from stages.seeds import seed_of
+
+BATCH_SIZE = 500
+FULL_RANGE = 1.0  # this epsilon tests an attack on the network that it was crafted on, so it is not replayed
+
+
+def run(task, params, outputs) -> None:
+    """Write the scores of clean inputs, or of an attack: its own set and those replayed from the surrogates."""
+    device = configure(params)
+    test = load_dataset(Path(f"{task.variant.prepared}.safetensors")).test
+    classifier = load_classifier(Path(task.variant.network), device)
+    if task.is_clean:
+        evaluated = evaluation_samples(test.labels, params.values["evaluation"]["samples"])
+        rows = clean_rows(classifier, test, evaluated, device, seed_of(task.job.item, "gradient view"))
+    else:
+        rows = attacked_rows(classifier, test, task, device)
+    scores = rows.assign(**task.variant.parts, flips=0)
+    save_scores(outputs.path(task.job.outputs[0]), scores)
+
+
+def clean_rows(
+    classifier: Classifier, test: Split, evaluated: np.ndarray, device: torch.device, seed: int
+) -> pd.DataFrame:
+    """Scores of all test samples; those at the indices `evaluated` also have a gradient norm."""
+    norms = np.full(len(test), np.nan)
+    labels = torch.from_numpy(test.labels[evaluated]).to(device)
+    generator = torch.Generator().manual_seed(seed)
+    norms[evaluated] = gradient_norms(classifier, from_levels(test.inputs[evaluated], device), labels, generator)
+    facts = {"threat": "clean", "attack": "clean", "norm": "", "grid": "", "surrogate": "", "epsilon": 0.0}
+    effort = {"forwards": 1.0, "backwards": 0.0}
+    unperturbed = {"l0": 0, "l2": 0.0, "linf": 0.0}
+    prediction = predictions(classifier, from_levels(test.inputs, device))
+    judgement = _judgement(np.arange(len(test)), test.labels, prediction)
+    return pd.DataFrame(judgement | facts | effort | unperturbed | {"gradient_norm": norms})
+
+
+def attacked_rows(classifier: Classifier, test: Split, task, device: torch.device) -> pd.DataFrame:
+    """Scores of the set crafted on the task's variant, then of each set crafted on a surrogate."""
+    own = load_adversarial_set(Path(f"{task.variant.adversarial(task.attack)}.safetensors"))
+    frames = [_set_rows(classifier, test, own, range(len(own.epsilons)), device, threat=own.threat, surrogate="")]
+    for surrogate in task.surrogates:
+        replayed = load_adversarial_set(Path(f"{surrogate.adversarial(task.attack)}.safetensors"))
+        rows = [row for row, epsilon in enumerate(replayed.epsilons) if epsilon != FULL_RANGE]
+        frames.append(_set_rows(classifier, test, replayed, rows, device, threat="transfer", surrogate=surrogate.name))
+    # A float network has no input quantizer for a perturbation to come before.
+    no_grid = task.variant.is_float and own.grid == "pre_quantizer"
+    grid = "" if no_grid else own.grid
+    return pd.concat(frames, ignore_index=True).assign(grid=grid, gradient_norm=np.nan)
+
+
+def predictions(classifier: Classifier, inputs: Tensor) -> np.ndarray:
+    """The predicted classes, int64 [N], of inputs [N, C, H, W] in [0, 1]."""
+    with evaluating(classifier), torch.no_grad():
+        return torch.cat([classifier(batch).argmax(1) for batch in inputs.split(BATCH_SIZE)]).cpu().numpy()
+
+
+def gradient_norms(classifier: Classifier, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> np.ndarray:
+    """L2 norms, float64 [N], of the cross-entropy's gradient with respect to each input, through the gradient view.
+
+    In float64, since squares of small float32 gradients underflow, and a norm of 0 has to mean an all-zero gradient.
+    """
+    view = classifier.gradient_view(generator)
+    norms = []
+    with evaluating(classifier):
+        for batch, targets in zip(inputs.split(BATCH_SIZE), labels.split(BATCH_SIZE), strict=True):
+            leaf = batch.detach().requires_grad_()
+            loss = cross_entropy(view(leaf), targets, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, leaf)
+            norms.append(torch.linalg.vector_norm(gradient.double().flatten(1), dim=1))
+    return torch.cat(norms).cpu().numpy()
+
+
+def _set_rows(
+    classifier: Classifier,
+    test: Split,
+    adversarial_set: AdversarialSet,
+    rows: list[int] | range,
+    device: torch.device,
+    **threat: str,
+) -> pd.DataFrame:
+    samples, labels = adversarial_set.samples, adversarial_set.labels
+    originals = from_levels(test.inputs[samples], device)
+    frames = []
+    for row in rows:
+        inputs = torch.from_numpy(adversarial_set.inputs[row]).to(device, memory_format=torch.channels_last)
+        facts = {
+            "attack": adversarial_set.attack,
+            "norm": adversarial_set.norm,
+            "epsilon": adversarial_set.epsilons[row],
+            "forwards": adversarial_set.forwards[row],
+            "backwards": adversarial_set.backwards[row],
+        }
+        sizes = {distance.__name__: distance(inputs, originals).cpu().numpy() for distance in (l0, l2, linf)}
+        judgement = _judgement(samples, labels, predictions(classifier, inputs))
+        frames.append(pd.DataFrame(judgement | facts | sizes | threat))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _judgement(samples: np.ndarray, labels: np.ndarray, prediction: np.ndarray) -> dict[str, Any]:
+    return {"sample": samples, "label": labels, "prediction": prediction, "correct": prediction == labels}

@@ -1,0 +1,69 @@
+"""A study whose networks are linear and whose images are tiny, for the stages that attack and score."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+import yaml
+
+from stages import attack, score
+from stages.artifacts.datasets import save_dataset
+from stages.attacks.grid import from_levels
+from stages.datasets.arrays import Dataset, Split
+from stages.params import load_params
+from stages.plan import tasks
+from tests.attacks.linear import linear_classifier
+
+ROOT = Path(__file__).parents[1]
+SHAPE = (1, 4, 4)
+NUM_CLASSES = 3
+TEST_IMAGES = 30
+CLEAN_MISTAKES = 4  # of the float network, all among the first test images
+SEEDS = {"fp32": 0, "int8": 1}
+
+
+class LinearStudy:
+    """The working directory of a study with one float and one int8 variant, attacked by noise, FGSM and PGD-3."""
+
+    def __init__(self, folder: Path, monkeypatch, **evaluation) -> None:
+        written = yaml.safe_load((ROOT / "studies/smoke/params.yaml").read_text())
+        written["grid"] |= {"schemes": ["fp32", "int8"], "also": []}
+        written["attacks"] = {"noise": {}, "fgsm": {}, "pgd": {"steps": 3}}
+        written["evaluation"] |= {"samples": 20} | evaluation
+        (folder / "params.yaml").write_text(yaml.safe_dump(written))
+        monkeypatch.chdir(folder)
+        for stage in (attack, score):
+            monkeypatch.setattr(stage, "load_classifier", self.classifier)
+        self.logits_scale = 1.0
+        self.params = load_params(folder / "params.yaml")
+        self.tasks = {(task.job.rule, task.job.item): task for task in tasks(self.params)}
+        self.test = self._prepare()
+
+    def classifier(self, path: Path, device="cpu"):
+        """The linear network that stands for the one at a path such as `data/trained/...-fp32-none-s0`."""
+        (scheme,) = (scheme for scheme in SEEDS if f"-{scheme}-" in path.name)
+        classifier = linear_classifier(NUM_CLASSES, SHAPE, SEEDS[scheme])
+        last = classifier.network.last
+        last.weight.data *= self.logits_scale
+        last.bias.data *= self.logits_scale
+        return classifier
+
+    def run(self, rule: str, item: str) -> None:
+        """Run one job in place."""
+        task = self.tasks[rule, item]
+        for product in task.job.products:
+            Path(product).parent.mkdir(parents=True, exist_ok=True)
+        {"attack": attack, "score": score}[rule].run(task, self.params, SimpleNamespace(path=Path))
+
+    def _prepare(self) -> Split:
+        levels = np.random.default_rng(0).integers(90, 166, (TEST_IMAGES, *SHAPE), dtype=np.uint8)
+        network = self.classifier(Path("x-fp32-none-s0"))
+        labels = network(from_levels(levels, torch.device("cpu"))).argmax(1).numpy()
+        labels[:CLEAN_MISTAKES] = (labels[:CLEAN_MISTAKES] + 1) % NUM_CLASSES
+        test = Split(levels, labels)
+        path = Path("data/prepared/fashion_mnist.safetensors")
+        path.parent.mkdir(parents=True)
+        dataset = Dataset("fashion_mnist", SHAPE, ("a", "b", "c"), (0.5,), 0.5, test, test, test, np.arange(3))
+        save_dataset(path, dataset)
+        return test

@@ -1,0 +1,113 @@
+"""The attack stage: from a network and a dataset to an adversarial set."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stages import attack
+from stages.artifacts.adversarial import load_adversarial_set
+from stages.attacks import fgsm, pgd
+from stages.datasets.arrays import evaluation_samples
+from tests.linear_study import LinearStudy
+
+VARIANT = "fashion_mnist-tiny_cnn-fp32-none-s0"
+EPSILONS = [0, 8 / 255, 16 / 255]
+
+
+def crafted(study, name):
+    study.run("attack", f"{VARIANT}-{name}")
+    return load_adversarial_set(Path(f"data/adversarial/{VARIANT}-{name}.safetensors"))
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    return LinearStudy(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(("name", "epsilons"), [("noise", EPSILONS), ("fgsm", EPSILONS), ("pgd", [*EPSILONS, 1.0])])
+def test_the_set_says_what_it_is(study, name, epsilons):
+    found = crafted(study, name)
+    facts = json.loads(Path(f"data/adversarial/{VARIANT}-{name}.json").read_text())
+    passes = [0.0, *[{"noise": 0.0, "fgsm": 1.0, "pgd": 3.0}[name]] * (len(epsilons) - 1)]
+    assert facts == {
+        "variant": {
+            "dataset": "fashion_mnist",
+            "model": "tiny_cnn",
+            "scheme": "fp32",
+            "defense": "none",
+            "seed": 0,
+        },
+        "attack": name,
+        "norm": "linf",
+        "threat": "noise" if name == "noise" else "white_box",
+        "grid": "digital",
+        "epsilons": epsilons,
+        "forwards": passes,
+        "backwards": passes,
+    }
+    assert found.inputs.shape == (len(epsilons), 20, 1, 4, 4)
+    assert np.array_equal(found.samples, evaluation_samples(study.test.labels, 20))
+    assert np.array_equal(found.labels, study.test.labels[found.samples])
+    assert np.array_equal(found.queries, np.repeat(np.array(passes, np.int64)[:, None], 20, 1))
+
+
+@pytest.mark.parametrize("name", ["noise", "fgsm", "pgd"])
+def test_a_digital_set_is_made_of_levels_within_epsilon(study, name):
+    found = crafted(study, name)
+    levels = np.rint(found.inputs.astype(np.float64) * 255)
+    assert np.array_equal((levels / 255).astype(np.float32), found.inputs)
+    changes = np.abs(levels - study.test.inputs[found.samples]).max(axis=(2, 3, 4))
+    assert np.array_equal(changes.max(axis=1)[:3], [0, 8, 16] if name != "noise" else [0, 7, 15])
+    np.testing.assert_allclose(found.distance, changes / 255, rtol=1e-5)
+
+
+@pytest.mark.parametrize("grid", ["digital", "pre_quantizer"])
+@pytest.mark.parametrize("name", ["noise", "fgsm", "pgd"])
+def test_success_and_distance_are_those_of_the_saved_inputs(tmp_path, monkeypatch, name, grid):
+    study = LinearStudy(tmp_path, monkeypatch, grid=grid)
+    found = crafted(study, name)
+    classifier = study.classifier(Path(VARIANT))
+    predictions = torch.stack([classifier(torch.from_numpy(inputs)).argmax(1) for inputs in found.inputs]).numpy()
+    assert np.array_equal(found.success, predictions != found.labels)
+    originals = study.test.inputs[found.samples].astype(np.float32) / np.float32(255)
+    distances = np.abs(found.inputs.astype(np.float64) - originals).max(axis=(2, 3, 4))
+    assert np.array_equal(found.distance, distances.astype(np.float32))
+
+
+def test_a_pre_quantizer_set_is_real_valued_and_in_the_ball(tmp_path, monkeypatch):
+    found = crafted(LinearStudy(tmp_path, monkeypatch, grid="pre_quantizer"), "noise")
+    assert (np.abs(found.inputs[1] * 255 - np.rint(found.inputs[1] * 255)) > 0.01).mean() > 0.9
+    assert (found.distance <= np.float32(found.epsilons)[:, None]).all()
+
+
+def test_without_a_budget_only_clean_mistakes_succeed_and_pgd_with_the_full_range_always_does(study):
+    found = crafted(study, "pgd")
+    assert np.array_equal(found.success[0], found.samples < 4) and found.success[0].any()
+    assert found.success[3].all()
+    assert found.success[0].mean() < found.success[2].mean() < 1
+
+
+def test_the_same_job_writes_the_same_bytes(study):
+    def written():
+        crafted(study, "pgd")
+        return [path.read_bytes() for path in sorted(Path("data/adversarial").iterdir())]
+
+    first = written()
+    torch.manual_seed(5)
+    assert written() == first and len(first) == 2
+
+
+def test_a_deterministic_attack_does_not_depend_on_the_batch_size(study, monkeypatch):
+    whole = crafted(study, "fgsm")
+    monkeypatch.setattr(attack, "BATCH_SIZE", 7)
+    parts = crafted(study, "fgsm")
+    assert np.array_equal(parts.inputs, whole.inputs) and np.array_equal(parts.success, whole.success)
+
+
+def test_the_full_range_is_attacked_once():
+    assert attack.attacked_epsilons([0, 1.0], pgd) == [0, 1.0]
+    assert attack.attacked_epsilons([0, 0.5], pgd) == [0, 0.5, 1.0]
+    assert attack.attacked_epsilons([0, 0.5], fgsm) == [0, 0.5]

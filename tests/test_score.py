@@ -1,0 +1,193 @@
+"""The score stage: one row a sample, clean, attacked, and under the sets of surrogates."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from stages.artifacts.adversarial import load_adversarial_set
+from stages.attacks.grid import from_levels
+from stages.datasets.arrays import evaluation_samples
+from tests.linear_study import CLEAN_MISTAKES, TEST_IMAGES, LinearStudy
+
+FLOAT, INT8 = "fashion_mnist-tiny_cnn-fp32-none-s0", "fashion_mnist-tiny_cnn-int8-none-s0"
+EPSILONS = [0, 8 / 255, 16 / 255]
+TYPES = {
+    "dataset": "str",
+    "model": "str",
+    "scheme": "str",
+    "defense": "str",
+    "seed": "int64",
+    "threat": "str",
+    "surrogate": "str",
+    "attack": "str",
+    "norm": "str",
+    "grid": "str",
+    "epsilon": "float64",
+    "flips": "int64",
+    "sample": "int64",
+    "label": "int64",
+    "prediction": "int64",
+    "correct": "bool",
+    "l0": "int64",
+    "l2": "float32",
+    "linf": "float32",
+    "forwards": "float64",
+    "backwards": "float64",
+    "gradient_norm": "float64",
+}
+
+
+def scored(study, item):
+    study.run("score", item)
+    return pd.read_parquet(f"data/scores/{item}.parquet")
+
+
+def attacked_and_scored(study, attack, variant=FLOAT):
+    for crafted_on in (FLOAT, INT8):
+        study.run("attack", f"{crafted_on}-{attack}")
+    return scored(study, f"{variant}-{attack}")
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    return LinearStudy(tmp_path, monkeypatch)
+
+
+def test_clean_rows(study):
+    rows = scored(study, f"{FLOAT}-clean")
+    assert rows.dtypes.astype(str).to_dict() == TYPES and list(rows.columns) == list(TYPES)
+    assert rows["sample"].tolist() == list(range(TEST_IMAGES))
+    assert rows["label"].tolist() == study.test.labels.tolist()
+    assert rows["correct"].tolist() == [sample >= CLEAN_MISTAKES for sample in range(TEST_IMAGES)]
+    assert ((rows["prediction"] == rows["label"]) == rows["correct"]).all()
+    constants = {
+        "dataset": "fashion_mnist",
+        "model": "tiny_cnn",
+        "scheme": "fp32",
+        "defense": "none",
+        "seed": 0,
+        "threat": "clean",
+        "surrogate": "",
+        "attack": "clean",
+        "norm": "",
+        "grid": "",
+        "epsilon": 0,
+        "flips": 0,
+        "l0": 0,
+        "l2": 0,
+        "linf": 0,
+        "forwards": 1,
+        "backwards": 0,
+    }
+    assert (rows[list(constants)] == pd.Series(constants)).all(axis=None)
+
+
+def test_gradient_norms_of_evaluated_samples_are_the_closed_form(study):
+    rows = scored(study, f"{FLOAT}-clean")
+    evaluated = np.sort(evaluation_samples(study.test.labels, 20))
+    assert np.array_equal(np.flatnonzero(rows["gradient_norm"].notna()), evaluated)
+    classifier = study.classifier(Path(FLOAT))
+    probabilities = classifier(from_levels(study.test.inputs, torch.device("cpu"))).softmax(1)
+    residuals = probabilities - torch.nn.functional.one_hot(torch.from_numpy(study.test.labels), 3)
+    expected = (residuals @ classifier.network.last.weight).norm(dim=1).detach().numpy()
+    np.testing.assert_allclose(rows["gradient_norm"][evaluated], expected[evaluated], rtol=1e-4)
+
+
+def test_a_saturated_softmax_masks_the_gradients_of_correct_samples(study):
+    study.logits_scale = 1e6
+    rows = scored(study, f"{FLOAT}-clean").dropna(subset="gradient_norm")
+    assert (rows.loc[rows["correct"], "gradient_norm"] == 0).all() and rows["correct"].any()
+    assert (rows.loc[~rows["correct"], "gradient_norm"] > 0).all() and not rows["correct"].all()
+
+
+def test_a_tiny_gradient_is_not_zero(study):
+    study.logits_scale = 110  # squares of gradients near 1e-30 are 0 in float32
+    norms = scored(study, f"{FLOAT}-clean")["gradient_norm"].dropna()
+    assert (norms > 0).all()
+    assert ((norms > 0) & (norms.astype("float32") ** 2 == 0)).any()
+
+
+def test_attacked_rows(study):
+    rows = attacked_and_scored(study, "pgd")
+    assert rows.dtypes.astype(str).to_dict() == TYPES and list(rows.columns) == list(TYPES)
+    own, replayed = rows[rows["threat"] == "white_box"], rows[rows["threat"] == "transfer"]
+    assert len(own) + len(replayed) == len(rows)
+    assert own.groupby("epsilon").size().to_dict() == dict.fromkeys([*EPSILONS, 1.0], 20)
+    assert replayed.groupby("epsilon").size().to_dict() == dict.fromkeys(EPSILONS, 20)
+    assert set(own["surrogate"]) == {""} and set(replayed["surrogate"]) == {INT8}
+    constants = {"scheme": "fp32", "seed": 0, "attack": "pgd", "norm": "linf", "grid": "digital", "flips": 0}
+    assert (rows[list(constants)] == pd.Series(constants)).all(axis=None)
+    assert rows["gradient_norm"].isna().all()
+    assert (rows["forwards"] == np.where(rows["epsilon"] > 0, 3, 0)).all()
+    assert (rows["backwards"] == rows["forwards"]).all()
+
+
+@pytest.mark.parametrize("threat", ["white_box", "transfer"])
+def test_every_set_is_judged_by_the_target(study, threat):
+    rows = attacked_and_scored(study, "pgd")
+    crafted = load_adversarial_set(Path(f"data/adversarial/{FLOAT if threat == 'white_box' else INT8}-pgd.safetensors"))
+    for epsilon, inputs in zip(EPSILONS, crafted.inputs, strict=False):
+        chosen = rows[(rows["threat"] == threat) & (rows["epsilon"] == epsilon)]
+        predictions = study.classifier(Path(FLOAT))(torch.from_numpy(inputs)).argmax(1)
+        assert chosen["prediction"].tolist() == predictions.tolist()
+        assert chosen["sample"].tolist() == crafted.samples.tolist()
+        assert chosen["correct"].tolist() == (predictions.numpy() == crafted.labels).tolist()
+
+
+def test_a_set_fools_its_own_network_more_than_another(study):
+    rows = attacked_and_scored(study, "pgd")
+    accuracy = rows[rows["epsilon"] == EPSILONS[-1]].groupby("threat")["correct"].mean()
+    assert accuracy["white_box"] < accuracy["transfer"]
+
+
+@pytest.mark.parametrize("attack", ["noise", "fgsm", "pgd"])
+def test_at_epsilon_0_accuracy_is_clean_accuracy_on_the_same_samples(study, attack):
+    attacked = attacked_and_scored(study, attack, INT8)
+    clean = scored(study, f"{INT8}-clean").set_index("sample")["correct"]
+    for _, rows in attacked[attacked["epsilon"] == 0].groupby("threat"):
+        assert rows["correct"].tolist() == clean[rows["sample"]].tolist()
+    assert 0 < clean.mean() < 1
+
+
+def test_attacks_that_are_not_replayed_have_own_rows_only(study):
+    assert set(attacked_and_scored(study, "noise")["threat"]) == {"noise"}
+    assert set(attacked_and_scored(study, "fgsm")["threat"]) == {"white_box"}
+
+
+def test_sizes_of_perturbations(study):
+    rows = attacked_and_scored(study, "fgsm")
+    crafted = load_adversarial_set(Path(f"data/adversarial/{FLOAT}-fgsm.safetensors"))
+    changes = (crafted.inputs * 255).round() - study.test.inputs[crafted.samples]
+    for row, epsilon in enumerate(EPSILONS):
+        chosen, flat = rows[rows["epsilon"] == epsilon], changes[row].reshape(20, -1)
+        assert chosen["l0"].tolist() == (flat != 0).sum(1).tolist()
+        np.testing.assert_allclose(chosen["l2"], np.linalg.norm(flat, axis=1) / 255, rtol=1e-5)
+        np.testing.assert_allclose(chosen["linf"], np.abs(flat).max(1) / 255, rtol=1e-5)
+    assert rows["l0"].max() == 16
+
+
+@pytest.mark.parametrize(
+    ("grid", "variant", "shown"),
+    [
+        ("digital", FLOAT, "digital"),
+        ("digital", INT8, "digital"),
+        ("pre_quantizer", FLOAT, ""),  # nothing quantizes its inputs
+        ("pre_quantizer", INT8, "pre_quantizer"),
+    ],
+)
+def test_the_grid_is_named_where_there_is_one(tmp_path, monkeypatch, grid, variant, shown):
+    study = LinearStudy(tmp_path, monkeypatch, grid=grid)
+    assert set(attacked_and_scored(study, "pgd", variant)["grid"]) == {shown}
+
+
+def test_the_same_job_writes_the_same_bytes(study):
+    def written(item):
+        scored(study, item)
+        return Path(f"data/scores/{item}.parquet").read_bytes()
+
+    attacked_and_scored(study, "pgd")
+    for item in (f"{FLOAT}-clean", f"{FLOAT}-pgd"):
+        assert written(item) == written(item)
