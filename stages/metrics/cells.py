@@ -1,0 +1,94 @@
+"""The cells of the result table: one network under one attack of one budget."""
+
+from typing import NamedTuple
+
+import pandas as pd
+
+VARIANT = ["dataset", "model", "scheme", "defense", "seed"]
+OUTCOME = ["correct", "l0", "l2", "linf", "forwards", "backwards", "gradient_norm"]
+
+
+class Cell(NamedTuple):
+    """What identifies a row of the result table."""
+
+    dataset: str
+    model: str
+    scheme: str
+    defense: str
+    seed: int
+    threat: str
+    surrogate: str
+    attack: str
+    norm: str
+    grid: str
+    epsilon: float
+    flips: int
+
+    @property
+    def variant(self) -> tuple:
+        """The network: dataset, model, scheme, defense and seed."""
+        return self[: len(VARIANT)]
+
+    @property
+    def variant_name(self) -> str:
+        """The network's name, such as `cifar10-resnet8-w4a4-jacobian-s0`."""
+        return f"{self.dataset}-{self.model}-{self.scheme}-{self.defense}-s{self.seed}"
+
+    @property
+    def clean(self) -> "Cell":
+        """The cell of the same network without an attack."""
+        return Cell(*self.variant, "clean", "", "clean", "", "", 0.0, 0)
+
+    @property
+    def worst_case(self) -> "Cell":
+        """The cell of the worst case over all attacks of the same budget."""
+        return self._replace(threat="worst_case", surrogate="", attack="all")
+
+    @property
+    def is_attacked(self) -> bool:
+        """Whether inputs were changed by one attack or by noise, unlike in clean and worst-case rows."""
+        return self.threat not in ("clean", "worst_case")
+
+    @property
+    def is_sanity_check(self) -> bool:
+        """Whether the attack owns the whole input range: run to see that it collapses, no budget of an attacker."""
+        return self.is_attacked and self.norm == "linf" and self.epsilon == 1
+
+
+# Per cell the rows of its samples: index `sample`, columns `OUTCOME`.
+Outcomes = dict[Cell, pd.DataFrame]
+
+
+def outcomes(scores: pd.DataFrame) -> Outcomes:
+    """Splits scores, one row a sample, into the cells that they belong to, samples ascending.
+
+    Raises `ValueError` where a column is missing, where one that identifies a cell has a null, where a sample was
+    scored twice in one cell, and where an attacked sample has no clean score.
+    """
+    missing = sorted({*Cell._fields, "sample", *OUTCOME} - set(scores.columns))
+    if missing:
+        raise ValueError(f"scores: column '{missing[0]}' is missing, expected the columns of a scores file")
+    nulls = scores[list(Cell._fields)].isna().any()
+    if nulls.any():
+        raise ValueError(f"scores: column '{nulls.idxmax()}' has a null, expected a value, or empty text, in every row")
+    groups = (
+        scores.astype({"correct": bool})
+        .sort_values("sample")
+        .set_index("sample")
+        .groupby(list(Cell._fields), sort=False)[OUTCOME]
+    )
+    cells = {Cell(*key): rows for key, rows in groups}
+    for cell, rows in cells.items():
+        _refuse_incomplete(cell, rows, cells)
+    return cells
+
+
+def _refuse_incomplete(cell: Cell, rows: pd.DataFrame, cells: Outcomes) -> None:
+    where = f"scores of {cell.variant_name} under {cell.attack} at epsilon {cell.epsilon:.6g}"
+    if rows.index.has_duplicates:
+        raise ValueError(f"{where}: sample {rows.index[rows.index.duplicated()][0]} is there twice, expected once")
+    if cell.clean not in cells:
+        raise ValueError(f"{where}: the clean scores of {cell.variant_name} are missing")
+    unscored = rows.index.difference(cells[cell.clean].index)
+    if len(unscored):
+        raise ValueError(f"{where}: sample {unscored[0]} has no clean score")

@@ -1,0 +1,219 @@
+"""Reasons why a row of the result table must not be trusted.
+
+Each flag is a function of the same name, from outcomes to the cells that carry it. Comparisons are paired: same
+network, samples, norm and epsilon, by McNemar's exact test below .01, not corrected for their number, as a wrong flag
+costs a second look and a missed one a wrong claim. At epsilon 0 there is no attack to judge, so no flag about attacks
+is raised there.
+
+Most follow the signs of masked gradients in Athalye, Carlini and Wagner, "Obfuscated gradients give a false sense of
+security", arXiv:1802.00420, section 3.1.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from itertools import combinations, permutations
+
+from stages.metrics.cells import Cell, Outcomes
+from stages.metrics.paired import significantly_lower
+from stages.metrics.worst_case import members
+
+ZERO_GRADIENT_SHARE = 0.05
+COLLAPSED_ACCURACY = 0.01
+
+# Threats whose attacker optimises on the attacked network itself.
+OPTIMISED_ON_TARGET = ("white_box", "adaptive", "black_box")
+BASELINE_SCHEMES = ("fp32", "int8")
+
+# One sentence each for readers of the report.
+MEANINGS = {
+    "zero_gradient": "More than 5 % of the correctly classified samples have an all-zero input gradient, so that "
+    "gradient attacks start blind.",
+    "no_collapse": "An iterative gradient attack that may change every pixel at will (epsilon 1) leaves more than 1 % "
+    "correct, so the attack is broken.",
+    "noise_beats_attack": "Random noise of the same size does significantly more harm than the attack.",
+    "transfer_beats_white_box": "The same attack, crafted on another network, does significantly more harm than "
+    "crafted on the network itself: its gradients mislead.",
+    "single_step_beats_iterative": "A single-step attack does significantly more harm than an iterative one: the "
+    "gradients mislead.",
+    "non_monotone": "Accuracy is significantly higher than at a smaller epsilon, although every perturbation allowed "
+    "there is allowed here.",
+    "below_quality_target": "The undefended baseline misses the clean accuracy that the model is known to reach.",
+}
+
+
+def flags(outcomes: Outcomes, quality_targets: dict[str, float]) -> dict[Cell, set[str]]:
+    """The flags of each cell that has any.
+
+    `outcomes` holds the worst-case cells too. `quality_targets` maps a model to the clean accuracy, in [0,1], that its
+    undefended fp32 and int8 networks must reach.
+    """
+    raised = {
+        "zero_gradient": zero_gradient(outcomes),
+        "no_collapse": no_collapse(outcomes),
+        "noise_beats_attack": noise_beats_attack(outcomes),
+        "transfer_beats_white_box": transfer_beats_white_box(outcomes),
+        "single_step_beats_iterative": single_step_beats_iterative(outcomes),
+        "non_monotone": non_monotone(outcomes),
+        "below_quality_target": below_quality_target(outcomes, quality_targets),
+    }
+    flagged = defaultdict(set)
+    for flag, cells in raised.items():
+        for cell in cells:
+            flagged[cell].add(flag)
+    for cell, inherited in inherited_by_worst_case(outcomes, flagged).items():
+        flagged[cell] |= inherited
+    return {cell: found for cell, found in flagged.items() if found}
+
+
+def zero_gradient(outcomes: Outcomes) -> set[Cell]:
+    """More than 5 % of the evaluated samples that are classified correctly have an input gradient of exactly zero.
+
+    Carried by every white-box row of the network and by its worst case. Raises `ValueError` where a network under
+    white-box attack has no gradient norms. Typical of low bit widths: Gupta and Ajanthan, "Improved gradient-based
+    adversarial attacks for quantized networks", arXiv:2003.13511.
+    """
+    attacked = {cell.clean for cell in outcomes if cell.threat == "white_box"}
+    blind = {clean.variant for clean in attacked if _has_zero_gradients(outcomes, clean)}
+    return {
+        cell
+        for cell in outcomes
+        if cell.variant in blind and cell.threat in ("white_box", "worst_case") and cell.epsilon
+    }
+
+
+def no_collapse(outcomes: Outcomes) -> set[Cell]:
+    """An untargeted iterative gradient attack leaves more than 1 % of the evaluated samples correct at epsilon 1.
+
+    There it may turn any input into any other. Carried by all white-box rows of that attack on that network.
+    """
+    standing = {
+        _attack(cell)
+        for cell, rows in outcomes.items()
+        if cell.is_sanity_check and cell.threat == "white_box" and rows["correct"].mean() > COLLAPSED_ACCURACY
+    }
+    return {cell for cell in outcomes if cell.threat == "white_box" and _attack(cell) in standing and cell.epsilon}
+
+
+def noise_beats_attack(outcomes: Outcomes) -> set[Cell]:
+    """Random noise of the same budget leaves significantly fewer samples correct than an attack on the network itself.
+
+    Transfer attacks are not judged: a perturbation made for another network owes nothing to this one.
+    """
+    return _beaten(outcomes, lambda winner, loser: winner.threat == "noise" and loser.threat in OPTIMISED_ON_TARGET)
+
+
+def transfer_beats_white_box(outcomes: Outcomes) -> set[Cell]:
+    """An attack crafted on a surrogate leaves significantly fewer samples correct than the same attack white-box.
+
+    Carried by the white-box row: whoever reads the network itself can do all that the surrogate's attacker can.
+    """
+    return _beaten(
+        outcomes,
+        lambda winner, loser: (
+            winner.threat == "transfer" and loser.threat == "white_box" and winner.attack == loser.attack
+        ),
+    )
+
+
+def single_step_beats_iterative(outcomes: Outcomes) -> set[Cell]:
+    """A single-step white-box attack leaves significantly fewer samples correct than an iterative one.
+
+    Carried by the iterative attack's row. Iterative attacks are those that were also run at epsilon 1; every other
+    white-box attack counts as single-step.
+    """
+    iterative = _iterative(outcomes)
+    return _beaten(
+        outcomes,
+        lambda winner, loser: (
+            winner.threat == loser.threat == "white_box"
+            and _attack(winner) not in iterative
+            and _attack(loser) in iterative
+        ),
+    )
+
+
+def non_monotone(outcomes: Outcomes) -> set[Cell]:
+    """Accuracy is significantly higher than under the same attack at some smaller epsilon.
+
+    Carried by the row at the larger epsilon. Judged for every attack, for noise, and for the worst case on its own.
+    """
+    series = defaultdict(list)
+    for cell in outcomes:
+        series[cell._replace(epsilon=0.0)].append(cell)
+    return {
+        larger
+        for cells in series.values()
+        for smaller, larger in combinations(sorted(cells, key=lambda cell: cell.epsilon), 2)
+        if significantly_lower(outcomes[smaller]["correct"], outcomes[larger]["correct"])
+    }
+
+
+def below_quality_target(outcomes: Outcomes, quality_targets: dict[str, float]) -> set[Cell]:
+    """An undefended fp32 or int8 network's clean accuracy, over all clean samples, is under its model's target.
+
+    Carried by every row of that network, also the clean one: what is measured on a badly trained baseline says little
+    about the model. Models without a target are not judged.
+    """
+    below = {
+        cell.variant
+        for cell, rows in outcomes.items()
+        if cell.threat == "clean"
+        and cell.scheme in BASELINE_SCHEMES
+        and cell.defense == "none"
+        and rows["correct"].mean() < quality_targets.get(cell.model, 0)
+    }
+    return {cell for cell in outcomes if cell.variant in below}
+
+
+def inherited_by_worst_case(outcomes: Outcomes, flagged: dict[Cell, set[str]]) -> dict[Cell, set[str]]:
+    """The flags that each worst-case cell takes over from the attacks that it rests on.
+
+    A worst case is as strong as its strongest member, so the weakness of a weak one does no harm: FGSM losing against
+    noise says nothing where PGD does its job, and a transfer attack is no more than a bonus. It rests on the iterative
+    white-box attacks, or, where there are none, on every white-box attack. Their flags are signs of masked gradients,
+    and then the worst case is too high even where noise, transfer or a single step happened to fill part of the gap:
+    none of those searches the ball.
+    """
+    iterative = _iterative(outcomes)
+    inherited = {}
+    for worst, group in members(outcomes).items():
+        white_box = [cell for cell in group if cell.threat == "white_box"]
+        strongest = [cell for cell in white_box if _attack(cell) in iterative] or white_box
+        inherited[worst] = set().union(*(flagged.get(cell, set()) for cell in strongest))
+    return inherited
+
+
+def _has_zero_gradients(outcomes: Outcomes, clean: Cell) -> bool:
+    norms = outcomes[clean].dropna(subset="gradient_norm")
+    if norms.empty:
+        raise ValueError(
+            f"scores of {clean.variant_name}-clean: gradient_norm is empty, expected it on attacked samples"
+        )
+    return (norms.loc[norms["correct"], "gradient_norm"] == 0).mean() > ZERO_GRADIENT_SHARE
+
+
+def _attack(cell: Cell) -> tuple:
+    return (*cell.variant, cell.attack, cell.norm)
+
+
+def _iterative(outcomes: Outcomes) -> set[tuple]:
+    return {_attack(cell) for cell in outcomes if cell.is_sanity_check}
+
+
+def _beaten(outcomes: Outcomes, rivals: Callable[[Cell, Cell], bool]) -> set[Cell]:
+    """Losers of significant comparisons between rivals `(winner, loser)` of the same network, norm and epsilon."""
+    return {
+        loser
+        for budget in _budgets(outcomes)
+        for winner, loser in permutations(budget, 2)
+        if rivals(winner, loser) and significantly_lower(outcomes[winner]["correct"], outcomes[loser]["correct"])
+    }
+
+
+def _budgets(outcomes: Outcomes) -> Iterable[list[Cell]]:
+    """Attacked cells of the same network, norm, grid and epsilon above 0."""
+    budgets = defaultdict(list)
+    for cell in outcomes:
+        if cell.is_attacked and cell.epsilon:
+            budgets[cell.worst_case].append(cell)
+    return budgets.values()

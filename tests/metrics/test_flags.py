@@ -1,0 +1,225 @@
+"""Every flag where it fires, where it must not, and on both sides of its threshold."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stages.metrics import flags as flags_module
+from stages.metrics.cells import Cell, outcomes
+from stages.metrics.flags import (
+    MEANINGS,
+    below_quality_target,
+    flags,
+    no_collapse,
+    noise_beats_attack,
+    non_monotone,
+    single_step_beats_iterative,
+    transfer_beats_white_box,
+    zero_gradient,
+)
+from stages.metrics.worst_case import worst_case
+from tests.synthetic import synthetic_scores
+
+# Nested sets of correct samples that differ in 8 have p = 2 / 2^8 = .0078, in 7 p = .0156.
+SIGNIFICANT, INSIGNIFICANT = 8, 7
+
+
+def cell(threat="white_box", attack="pgd", epsilon=8 / 255, surrogate="", scheme="fp32", defense="none", norm="linf"):
+    return Cell("data", "net", scheme, defense, 0, threat, surrogate, attack, norm, "digital", epsilon, 0)
+
+
+def rows(correct, total=200, gradient_norm=np.nan):
+    """The first `correct` samples are classified correctly."""
+    columns = {
+        "correct": np.arange(total) < correct,
+        "l0": 1,
+        "l2": 0.1,
+        "linf": 0.1,
+        "forwards": 1.0,
+        "backwards": 0.0,
+    }
+    return pd.DataFrame(columns | {"gradient_norm": gradient_norm})
+
+
+CLEAN = cell().clean
+PGD, PGD_AT_0, PGD_SANITY = cell(), cell(epsilon=0.0), cell(epsilon=1.0)
+FGSM, FGSM_AT_0 = cell(attack="fgsm"), cell(attack="fgsm", epsilon=0.0)
+NOISE, NOISE_AT_0 = cell("noise", "noise"), cell("noise", "noise", epsilon=0.0)
+TRANSFER = cell("transfer", "pgd", surrogate="data-net-int8-none-s0")
+FGSM_TRANSFER = cell("transfer", "fgsm", surrogate="data-net-int8-none-s0")
+
+
+def gradient_norms(zeros_correct, zeros_wrong=0, correct=180, total=200, unevaluated=100):
+    """Clean rows of which that many have a zero gradient; the last ones were not evaluated."""
+    norms = np.ones(total)
+    norms[:zeros_correct] = 0
+    norms[correct : correct + zeros_wrong] = 0
+    evaluated = rows(correct, total, gradient_norm=norms)
+    return pd.concat([evaluated, rows(unevaluated, unevaluated)], ignore_index=True)
+
+
+@pytest.mark.parametrize(("zeros", "fires"), [(9, False), (10, True)])
+def test_zero_gradient_above_5_percent_of_the_correct(zeros, fires):
+    attacked = {PGD: rows(10), PGD_AT_0: rows(180), FGSM: rows(10), NOISE: rows(170), TRANSFER: rows(100)}
+    cells = {CLEAN: gradient_norms(zeros)} | attacked | worst_case(attacked)
+    assert zero_gradient(cells) == ({PGD, FGSM, PGD.worst_case} if fires else set())
+
+
+def test_zero_gradient_ignores_misclassified_and_unevaluated_samples():
+    assert zero_gradient({CLEAN: gradient_norms(0, zeros_wrong=20), PGD: rows(10)}) == set()
+    # 10 of 180 correct evaluated ones: neither the 100 unevaluated nor the 20 wrong ones dilute it
+    assert zero_gradient({CLEAN: gradient_norms(10), PGD: rows(10)}) == {PGD}
+
+
+def test_zero_gradient_stays_with_its_network():
+    other = cell(scheme="w1a1")
+    cells = {CLEAN: gradient_norms(0), other.clean: gradient_norms(100), PGD: rows(10), other: rows(10)}
+    assert zero_gradient(cells) == {other}
+
+
+def test_zero_gradient_without_norms_is_refused():
+    with pytest.raises(ValueError, match="data-net-fp32-none-s0-clean: gradient_norm is empty"):
+        zero_gradient({CLEAN: rows(180), PGD: rows(10)})
+    assert zero_gradient({CLEAN: rows(180), NOISE: rows(170)}) == set()
+
+
+@pytest.mark.parametrize(("left", "fires"), [(2, False), (3, True)])
+def test_no_collapse_above_1_percent(left, fires):
+    cells = {PGD_SANITY: rows(left), PGD: rows(10), PGD_AT_0: rows(180), FGSM: rows(40), TRANSFER: rows(90)}
+    assert no_collapse(cells) == ({PGD, PGD_SANITY} if fires else set())
+
+
+def test_no_collapse_stays_with_its_network_and_knows_what_a_full_budget_is():
+    other = cell(scheme="int8")
+    assert no_collapse({PGD_SANITY: rows(50), other: rows(50)}) == {PGD_SANITY}
+    assert no_collapse({cell(norm="l2", epsilon=1.0): rows(50)}) == set()
+
+
+@pytest.mark.parametrize(("difference", "fires"), [(INSIGNIFICANT, False), (SIGNIFICANT, True)])
+def test_noise_beats_attack(difference, fires):
+    cells = {NOISE: rows(100), PGD: rows(100 + difference), FGSM: rows(90)}
+    assert noise_beats_attack(cells) == ({PGD} if fires else set())
+
+
+def test_noise_is_compared_within_one_epsilon_and_network_and_not_with_transfer():
+    cells = {
+        NOISE: rows(100),
+        cell(epsilon=4 / 255): rows(150),
+        cell(scheme="int8"): rows(150),
+        cell(norm="l2"): rows(150),
+        TRANSFER: rows(150),
+    }
+    assert noise_beats_attack(cells) == set()
+    assert noise_beats_attack({NOISE_AT_0: rows(100), PGD_AT_0: rows(150)}) == set()
+
+
+@pytest.mark.parametrize(("difference", "fires"), [(INSIGNIFICANT, False), (SIGNIFICANT, True)])
+def test_transfer_beats_white_box(difference, fires):
+    cells = {TRANSFER: rows(60), PGD: rows(60 + difference)}
+    assert transfer_beats_white_box(cells) == ({PGD} if fires else set())
+
+
+def test_transfer_is_compared_with_the_same_attack():
+    assert transfer_beats_white_box({TRANSFER: rows(60), FGSM: rows(100), PGD: rows(20)}) == set()
+    assert transfer_beats_white_box({FGSM_TRANSFER: rows(60), FGSM: rows(100)}) == {FGSM}
+
+
+@pytest.mark.parametrize(("difference", "fires"), [(INSIGNIFICANT, False), (SIGNIFICANT, True)])
+def test_single_step_beats_iterative(difference, fires):
+    cells = {FGSM: rows(60), PGD: rows(60 + difference), PGD_SANITY: rows(0)}
+    assert single_step_beats_iterative(cells) == ({PGD} if fires else set())
+
+
+def test_single_step_is_told_by_the_missing_sanity_check():
+    assert single_step_beats_iterative({FGSM: rows(60), PGD: rows(100)}) == set()
+    both = {FGSM: rows(60), PGD: rows(100), PGD_SANITY: rows(0), cell(attack="fgsm", epsilon=1.0): rows(0)}
+    assert single_step_beats_iterative(both) == set()
+    # A weaker single step is how it should be, and noise is no attack.
+    assert single_step_beats_iterative({FGSM: rows(100), PGD: rows(60), PGD_SANITY: rows(0), NOISE: rows(20)}) == set()
+
+
+@pytest.mark.parametrize(("difference", "fires"), [(INSIGNIFICANT, False), (SIGNIFICANT, True)])
+def test_non_monotone(difference, fires):
+    small, middle, large = (cell(epsilon=steps / 255) for steps in (1, 4, 16))
+    cells = {large: rows(100 + difference), small: rows(150), middle: rows(100)}
+    assert non_monotone(cells) == ({large} if fires else set())
+
+
+def test_non_monotone_compares_with_every_smaller_epsilon_of_one_attack():
+    small, middle, large = (cell(epsilon=steps / 255) for steps in (0, 4, 16))
+    assert non_monotone({small: rows(50), middle: rows(150), large: rows(150)}) == {middle, large}
+    assert non_monotone({small: rows(50), cell(attack="fgsm"): rows(150), cell(scheme="int8"): rows(150)}) == set()
+    assert non_monotone({small: rows(150), CLEAN: rows(180), middle: rows(100), large: rows(100)}) == set()
+
+
+def test_non_monotone_judges_noise_transfer_and_worst_case():
+    for threat, attack in [("noise", "noise"), ("transfer", "pgd"), ("worst_case", "all")]:
+        small, large = (cell(threat, attack, epsilon=steps / 255) for steps in (1, 4))
+        assert non_monotone({small: rows(100), large: rows(120)}) == {large}
+
+
+@pytest.mark.parametrize(("correct", "fires"), [(1720, False), (1719, True)])
+@pytest.mark.parametrize("scheme", ["fp32", "int8"])
+def test_below_quality_target_flags_all_rows_of_a_baseline(correct, fires, scheme):
+    own = cell(scheme=scheme)
+    at_0, noise = own._replace(epsilon=0.0), cell("noise", "noise", scheme=scheme)
+    attacked = {own: rows(10), at_0: rows(150), noise: rows(100)}
+    cells = {own.clean: rows(correct, 2000)} | attacked | worst_case(attacked)
+    assert below_quality_target(cells, {"net": 0.86}) == (set(cells) if fires else set())
+
+
+def test_below_quality_target_judges_baselines_with_a_target_only():
+    others = [cell(scheme="w4a4"), cell(defense="jacobian"), cell(scheme="int8", defense="fast_at")]
+    assert below_quality_target({other.clean: rows(20) for other in others}, {"net": 0.86}) == set()
+    assert below_quality_target({CLEAN: rows(20)}, {"another": 0.86}) == set()
+
+
+def all_flags(attacked, clean=None):
+    attacked = {CLEAN: gradient_norms(0) if clean is None else clean} | attacked
+    return flags(attacked | worst_case(attacked), {})
+
+
+def test_worst_case_inherits_from_the_iterative_attack():
+    flagged = all_flags({PGD: rows(150), PGD_SANITY: rows(50), NOISE: rows(120), FGSM: rows(90), TRANSFER: rows(80)})
+    signs = {"no_collapse", "noise_beats_attack", "single_step_beats_iterative", "transfer_beats_white_box"}
+    assert flagged[PGD] == flagged[PGD.worst_case] == signs
+    assert flagged[PGD_SANITY] == {"no_collapse"}
+    assert set(flagged) == {PGD, PGD.worst_case, PGD_SANITY}
+
+
+def test_worst_case_does_not_inherit_from_a_single_step_where_an_iterative_attack_is_sound():
+    attacked = {FGSM: rows(150), NOISE: rows(120), PGD: rows(20)}
+    assert PGD.worst_case not in all_flags(attacked | {PGD_SANITY: rows(0)})
+    del attacked[PGD]
+    assert all_flags(attacked)[FGSM.worst_case] == {"noise_beats_attack"}
+
+
+def test_a_sound_evaluation_has_no_flags():
+    attacked = {
+        **{PGD_AT_0: rows(180), PGD: rows(10), PGD_SANITY: rows(0), FGSM_AT_0: rows(180), FGSM: rows(60)},
+        **{NOISE_AT_0: rows(180), NOISE: rows(170), TRANSFER: rows(120)},
+    }
+    assert all_flags(attacked) == {}
+
+
+def test_epsilon_0_has_no_flags_about_attacks():
+    attacked = {PGD_AT_0: rows(180), PGD: rows(170), PGD_SANITY: rows(50), NOISE_AT_0: rows(100), NOISE: rows(100)}
+    flagged = all_flags(attacked, clean=gradient_norms(100))
+    assert flagged[PGD] == {"zero_gradient", "no_collapse", "noise_beats_attack"}
+    assert all(cell_.epsilon > 0 for cell_ in flagged)
+
+
+def test_synthetic_study_flags_the_masked_network_only():
+    attacked = outcomes(synthetic_scores(schemes=("fp32", "int8"), samples=100, test_samples=200))
+    flagged = flags(attacked | worst_case(attacked), {})
+    assert {cell_.scheme for cell_ in flagged} == {"w1a1"}
+    headline = next(cell_ for cell_ in flagged if cell_.threat == "worst_case" and cell_.epsilon == 16 / 255)
+    assert {"zero_gradient", "no_collapse", "transfer_beats_white_box"} <= flagged[headline]
+
+
+def test_every_flag_has_a_meaning():
+    assert all(callable(getattr(flags_module, flag)) for flag in MEANINGS)
+    attacked = {PGD: rows(150), PGD_SANITY: rows(160), NOISE: rows(120), FGSM: rows(90), TRANSFER: rows(80)}
+    attacked = attacked | {cell(epsilon=1 / 255): rows(100), CLEAN: gradient_norms(100)}
+    raised = flags(attacked | worst_case(attacked), {"net": 1.0})
+    assert set().union(*raised.values()) == set(MEANINGS)

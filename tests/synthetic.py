@@ -1,0 +1,130 @@
+"""Scores of networks that were never trained: what the tests of metrics and report work on."""
+
+from itertools import product
+
+import numpy as np
+import pandas as pd
+
+VARIANT = ["dataset", "model", "scheme", "defense", "seed"]
+EPSILONS = tuple(steps / 255 for steps in (0, 1, 2, 4, 8, 16))
+INPUT_VALUES = 784
+CLASSES = 10
+
+# Share of a sample's margin that one unit of epsilon consumes under each attack.
+STRENGTH = {"noise": 0.08, "fgsm": 0.75, "pgd": 1.0}
+# Share of that strength which is left on another network: more where both had the same defense.
+TRANSFERRED = {True: 0.7, False: 0.3}
+CLEAN_ACCURACY = {"fp32": 0.90, "int8": 0.895, "w4a4": 0.88, "w1a1": 0.82}
+MEDIAN_MARGIN = {"none": 2.5 / 255, "jacobian": 5 / 255, "fast_at": 14 / 255}
+
+
+def synthetic_scores(
+    *,
+    datasets=("fashion_mnist",),
+    models=("resnet8",),
+    schemes=("fp32", "int8", "w4a4"),
+    defenses=("none", "jacobian", "fast_at"),
+    seeds=(0,),
+    also=(("w1a1", "none"),),
+    attacks=("noise", "fgsm", "pgd"),
+    transfer=("pgd",),
+    epsilons=EPSILONS,
+    samples=200,
+    test_samples=2000,
+    masked=("w1a1",),
+    grid="digital",
+) -> pd.DataFrame:
+    """Scores of a whole study, in the columns and types of the scores' Parquet files.
+
+    Every test image has a margin per variant; it falls when an attack's strength times epsilon reaches it, so that
+    accuracy falls with epsilon and no flag is raised. The exception are the schemes named in `masked`, whose vanishing
+    gradients make white-box attacks weaker than noise: their rows carry flags. `also` adds (scheme, defense) pairs to
+    the product, as `grid.also` does in params.yaml.
+    """
+    networks = [*product(schemes, defenses), *(pair for pair in also if pair not in set(product(schemes, defenses)))]
+    frames = []
+    for dataset, model, seed in product(datasets, models, seeds):
+        group = [(dataset, model, scheme, defense, seed) for scheme, defense in networks]
+        for variant in group:
+            frames += _variant_scores(
+                variant, group, attacks, transfer, epsilons, samples, test_samples, variant[2] in masked, grid
+            )
+    return pd.concat(frames, ignore_index=True)
+
+
+def _variant_scores(variant, group, attacks, transfer, epsilons, samples, test_samples, is_masked, grid):
+    labels, margins = _labels_and_margins(variant, test_samples)
+    frames = [_clean(variant, labels, margins, samples, is_masked)]
+    evaluated = margins[:samples], labels[:samples]
+    for attack in attacks:
+        threat = "noise" if attack == "noise" else "white_box"
+        strength = STRENGTH[attack] * (0.005 if is_masked and threat == "white_box" else 1)
+        sanity = (1.0,) if attack == "pgd" else ()
+        for epsilon in (*epsilons, *sanity):
+            # An unmasked attack that owns the whole input range always succeeds.
+            reach = np.inf if epsilon == 1 and not is_masked else strength * epsilon
+            frames.append(_attacked(variant, threat, "", attack, epsilon, reach, *evaluated, grid))
+    for attack, surrogate in product(transfer, group):
+        if surrogate != variant:
+            for epsilon in epsilons:
+                reach = TRANSFERRED[surrogate[3] == variant[3]] * STRENGTH[attack] * epsilon
+                frames.append(
+                    _attacked(variant, "transfer", _name(surrogate), attack, epsilon, reach, *evaluated, grid)
+                )
+    return frames
+
+
+def _name(variant):
+    return "-".join(map(str, variant[:4])) + f"-s{variant[4]}"
+
+
+def _labels_and_margins(variant, test_samples):
+    """Labels and margins `[test_samples]`; the share of margins below 0 is the clean error."""
+    *_, scheme, defense, seed = variant
+    labels = np.random.default_rng(0).integers(0, CLASSES, test_samples)
+    difficulty = np.random.default_rng(1).normal(size=test_samples)
+    own = np.random.default_rng([2, seed, *_name(variant).encode()]).normal(size=test_samples)
+    rank = (0.9 * difficulty + 0.45 * own).argsort().argsort() / test_samples
+    error = 1 - CLEAN_ACCURACY[scheme] + (0.04 if defense == "fast_at" else 0)
+    return labels, (rank - error) / (0.5 - error) * MEDIAN_MARGIN[defense]
+
+
+def _rows(variant, labels, correct, **columns):
+    samples = np.arange(len(labels), dtype=np.int64)
+    return pd.DataFrame(
+        dict(zip(VARIANT, variant, strict=True))
+        | {"threat": "", "surrogate": "", "attack": "", "norm": "", "grid": "", "epsilon": 0.0, "flips": 0}
+        | {"sample": samples, "label": labels, "prediction": np.where(correct, labels, (labels + 1) % CLASSES)}
+        | {"correct": correct, "l0": 0, "l2": np.float32(0), "linf": np.float32(0)}
+        | {"forwards": 1.0, "backwards": 0.0, "gradient_norm": np.nan}
+        | columns
+    )
+
+
+def _clean(variant, labels, margins, samples, is_masked):
+    gradient_norm = np.full(len(labels), np.nan)
+    gradient_norm[:samples] = np.where(
+        is_masked & (np.arange(samples) % 4 == 0), 0, 1 / (1 + np.abs(margins[:samples]))
+    )
+    return _rows(variant, labels, margins > 0, threat="clean", attack="clean", gradient_norm=gradient_norm)
+
+
+def _attacked(variant, threat, surrogate, attack, epsilon, reach, margins, labels, grid):
+    size = np.float32(epsilon)
+    steps = {"noise": (1.0, 0.0), "fgsm": (2.0, 1.0), "pgd": (11.0, 10.0)}[attack]
+    return _rows(
+        variant,
+        labels,
+        margins > reach,
+        threat=threat,
+        surrogate=surrogate,
+        attack=attack,
+        norm="linf",
+        grid=grid,
+        epsilon=float(epsilon),
+        l0=INPUT_VALUES if epsilon else 0,
+        l2=np.float32(0.9 * size * np.sqrt(INPUT_VALUES)),
+        linf=size,
+        forwards=steps[0],
+        backwards=steps[1],
+    )
