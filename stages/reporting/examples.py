@@ -1,0 +1,147 @@
+"""The strip of clean and adversarial images with their labels and predictions."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from stages.metrics.results import at_epsilon
+from stages.reporting.figures import variant_label
+
+FILE_IMAGE_SIZE = 64  # pixels, in the file; the page has its own
+WRONG = "#b3261e"  # the colour of a wrong prediction
+SMALLEST_STEP = 1 / 255
+
+
+@dataclass(frozen=True)
+class ShownSet:
+    """What one attack made of the test images `samples` [N] at one epsilon: `inputs` [N, C, H, W] in [0,1]."""
+
+    scheme: str
+    defense: str
+    attack: str
+    epsilon: float
+    samples: np.ndarray
+    inputs: np.ndarray
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of the strip: a PNG as data URI, its text, and whether that is a right prediction (None: is none)."""
+
+    uri: str
+    text: str
+    correct: bool | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the strip, a picture a sample."""
+
+    title: str
+    detail: str
+    pictures: list[Picture]
+
+
+def strip(
+    sets: list[ShownSet],
+    images: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    scores: pd.DataFrame,
+    count: int,
+) -> list[Row]:
+    """Rows of originals, then for each set its adversarial images and their differences from the originals.
+
+    `images` are the test images, uint8 [N, C, H, W], `labels` [N] their classes, `scores` the scores of the sets'
+    dataset, model and seed. Empty without sets, and where the networks classify no common image correctly.
+    """
+    if not sets:
+        return []
+    shown = choose(sets, labels, scores, count)
+    if not shown:
+        return []
+    rows = [
+        Row("Original", "true label", [Picture(png(images[sample]), classes[labels[sample]], None) for sample in shown])
+    ]
+    for adversarial in sets:
+        rows += _rows_of(adversarial, shown, images, classes, scores)
+    return rows
+
+
+def choose(sets: list[ShownSet], labels: np.ndarray, scores: pd.DataFrame, count: int) -> list[int]:
+    """The test images shown: in their order, of each class the first that all networks classify correctly when clean.
+
+    More follow in the same way where there are fewer classes than `count`. Whether an attack succeeded has no say.
+    """
+    clean = scores[(scores["threat"] == "clean") & scores["correct"]]
+    common = set.intersection(*(set(adversarial.samples.tolist()) for adversarial in sets))
+    for adversarial in sets:
+        common &= set(_of(clean, adversarial)["sample"])
+    samples = pd.Series(sorted(common), dtype=int)
+    turn = samples.groupby(labels[samples]).cumcount()
+    return sorted(samples[turn.sort_values(kind="stable").index[:count]].tolist())
+
+
+def _rows_of(adversarial, shown, images, classes, scores) -> list[Row]:
+    scores = _of(scores, adversarial)
+    replayed_elsewhere = scores["threat"] == "transfer"
+    attacked = at_epsilon(scores[(scores["attack"] == adversarial.attack) & ~replayed_elsewhere], adversarial.epsilon)
+    attacked = attacked.set_index("sample")
+    position = {sample: index for index, sample in enumerate(adversarial.samples.tolist())}
+    # A headline epsilon of 0 still shows a difference: none.
+    span = 2 * max(adversarial.epsilon, SMALLEST_STEP)
+    made, differences = [], []
+    for sample in shown:
+        inputs = adversarial.inputs[position[sample]]
+        outcome = attacked.loc[sample]
+        made.append(Picture(png(_bytes(inputs)), classes[outcome["prediction"]], bool(outcome["correct"])))
+        change = (inputs - images[sample] / 255) / span
+        differences.append(Picture(png(_bytes(0.5 + change)), "", None))
+    name = variant_label(adversarial.scheme, adversarial.defense)
+    return [
+        Row(f"{adversarial.attack} on {name}", "predicted label", made),
+        Row(f"Difference on {name}", f"magnified {1 / span:.0f} times", differences),
+    ]
+
+
+def _of(scores: pd.DataFrame, adversarial: ShownSet) -> pd.DataFrame:
+    return scores[(scores["scheme"] == adversarial.scheme) & (scores["defense"] == adversarial.defense)]
+
+
+def _bytes(inputs: np.ndarray) -> np.ndarray:
+    return np.round(255 * np.clip(inputs, 0, 1)).astype(np.uint8)
+
+
+def png(image: np.ndarray) -> str:
+    """A data URI of an image, uint8 [C, H, W]; other than three channels are averaged to gray."""
+    pixels = image.transpose(1, 2, 0) if len(image) == 3 else image.mean(axis=0).round().astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def chart(rows: list[Row]) -> alt.LayerChart | None:
+    """The strip as a chart, for the file; None without rows."""
+    if not rows:
+        return None
+    titles = [f"{row.title}\n{row.detail}" for row in rows]
+    cells = [
+        {"row": title, "column": column, "uri": picture.uri, "text": picture.text, "wrong": picture.correct is False}
+        for title, row in zip(titles, rows, strict=True)
+        for column, picture in enumerate(row.pictures)
+    ]
+    lines = alt.Axis(labelExpr="split(datum.value, '\\n')", labelLimit=320, domain=False, ticks=False)
+    base = alt.Chart().encode(x=alt.X("column:O", axis=None), y=alt.Y("row:N", sort=titles, title=None, axis=lines))
+    labels = base.mark_text(dy=FILE_IMAGE_SIZE / 2 + 11).encode(
+        text="text:N",
+        color=alt.condition("datum.wrong", alt.value(WRONG), alt.value(alt.ExprRef("ink"))),
+    )
+    images = base.mark_image(width=FILE_IMAGE_SIZE, height=FILE_IMAGE_SIZE).encode(url="uri:N")
+    step = alt.Step(FILE_IMAGE_SIZE + 26)
+    return alt.layer(images, labels, data=alt.Data(values=cells)).properties(width=step, height=step)

@@ -1,0 +1,448 @@
+"""The report's charts, as Altair specifications that both the page and the SVG files draw."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import vl_convert
+
+from stages.metrics.results import at_epsilon
+
+VARIANT = ["dataset", "model", "scheme", "defense"]
+CLEAN = "Clean"
+WORST_CASE = "worst case"
+
+# Dark enough for 3:1 against white and light enough for it against the dark page, apart under the common colour
+# blindnesses; shapes repeat with another period than colours, so that a pair of both is unique for 56 categories.
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#b85c93", "#7a7a7a", "#94702a", "#3f97cc", "#7b62c9"]
+SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
+
+THEMES = {
+    "light": {"paper": "#ffffff", "ink": "#1c2126", "soft": "#5b6570", "grid": "#e4e7ea"},
+    "dark": {"paper": "#14181c", "ink": "#e8eaed", "soft": "#a3adb8", "grid": "#2c333a"},
+}
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
+
+HEATMAP_CELL = (64, 48)  # four schemes and the labels fit a phone of 390 pixels
+FLAG_LINES = 7  # pixels between the hatching lines of a flagged cell
+# From here on numbers are black: both sides of it keep a contrast of 4.4:1 on viridis.
+BLACK_TEXT_FROM = 45
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows that share one figure: one dataset, model and norm, with the orders of its axes.
+
+    `rows` has the columns of the result table, of several seeds only the row over them, and beside these `variant`
+    ("int8 · none"), `percent`, `low`, `high` (of accuracy, in 0 to 100) and `flagged`; surrogates are named like
+    variants.
+    """
+
+    title: str
+    norm: str
+    headline: float
+    rows: pd.DataFrame
+    footprints: pd.DataFrame
+    schemes: list[str]
+    defenses: list[str]
+
+    @property
+    def variants(self) -> list[str]:
+        """The names on the axes of the transfer matrix, defense by defense, those with results only."""
+        present = set(self.rows["variant"])
+        names = [variant_label(scheme, defense) for defense in self.defenses for scheme in self.schemes]
+        return [name for name in names if name in present]
+
+    def clean(self) -> pd.DataFrame:
+        """The clean rows, one a variant."""
+        return self.rows[self.rows["threat"] == "clean"]
+
+    def worst_case(self) -> pd.DataFrame:
+        """The worst-case rows at the headline epsilon, one a variant."""
+        return at_epsilon(self.rows[self.rows["threat"] == "worst_case"], self.headline)
+
+
+def variant_label(scheme: str, defense: str) -> str:
+    """How figures name a variant whose dataset, model and seed are plain from their title."""
+    return f"{scheme} · {defense}"
+
+
+def epsilon_label(epsilon: float) -> str:
+    """An epsilon in input units as people write it: `8/255` on the 8-bit grid, else the number."""
+    steps = epsilon * 255
+    return f"{round(steps)}/255" if 0 < epsilon < 1 and abs(steps - round(steps)) < 1e-4 else f"{epsilon:g}"
+
+
+def groups(results: pd.DataFrame, variants: pd.DataFrame, headline: float) -> list[Group]:
+    """Split the result table into the groups that figures draw side by side.
+
+    `variants` is the table of footprints (one row a variant): schemes are ordered by the bytes of their weights, the
+    largest first, defenses by name after `none`. Rows at epsilon 1 (run to see attacks collapse) are left out.
+    """
+    rows = _once(_with_labels(results[results["epsilon"] < 1]))
+    norms = sorted(set(rows.loc[rows["threat"] == "worst_case", "norm"])) or [""]
+    pairs = rows[["dataset", "model"]].drop_duplicates().itertuples(index=False)
+    return [
+        _group(rows, variants, dataset, model, norm, headline, several_norms=len(norms) > 1)
+        for dataset, model in pairs
+        for norm in norms
+    ]
+
+
+def surrogate_labels(results: pd.DataFrame) -> pd.Series:
+    """The surrogates of the result table's rows, named as in figures; empty where there is none."""
+    labels = {
+        f"{dataset}-{model}-{scheme}-{defense}": variant_label(scheme, defense)
+        for dataset, model, scheme, defense in results[VARIANT].drop_duplicates().itertuples(index=False)
+    }
+    return results["surrogate"].str.replace(r"-s(\d+|all)$", "", regex=True).map(labels | {"": ""})
+
+
+def _with_labels(results: pd.DataFrame) -> pd.DataFrame:
+    return results.assign(
+        surrogate=surrogate_labels(results),
+        variant=[variant_label(*parts) for parts in zip(results["scheme"], results["defense"], strict=True)],
+        percent=100 * results["accuracy"],
+        low=100 * results["ci_low"],
+        high=100 * results["ci_high"],
+        flagged=results["flags"] != "",
+    )
+
+
+def _once(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of the rows of a cell's seeds only the one over all of them, where there are several."""
+    cell = [*VARIANT, "threat", "surrogate", "attack", "norm", "grid", "epsilon", "flips"]
+    over_seeds_first = rows.sort_values("seed", key=lambda seed: seed != "all", kind="stable")
+    return over_seeds_first.drop_duplicates(cell).sort_index()
+
+
+def _group(rows, variants, dataset, model, norm, headline, *, several_norms) -> Group:
+    mine = rows[(rows["dataset"] == dataset) & (rows["model"] == model) & rows["norm"].isin(["", norm])]
+    footprints = variants[(variants["dataset"] == dataset) & (variants["model"] == model)]
+    weight_bytes = footprints.groupby("scheme")["weight_bytes"].max()
+    return Group(
+        title=f"{dataset} · {model}" + (f" · {norm}" if several_norms else ""),
+        norm=norm,
+        headline=headline,
+        rows=mine,
+        footprints=footprints,
+        schemes=sorted(set(mine["scheme"]), key=lambda scheme: (-weight_bytes[scheme], scheme)),
+        defenses=sorted(set(mine["defense"]), key=lambda defense: (defense != "none", defense)),
+    )
+
+
+def heatmap(group: Group) -> alt.FacetChart | None:
+    """Defense x scheme: worst-case accuracy at the headline epsilon beside clean accuracy, flagged cells hatched."""
+    worst_case = f"Worst case, epsilon {epsilon_label(group.headline)}"
+    cells = pd.concat([group.clean().assign(panel=CLEAN), group.worst_case().assign(panel=worst_case)])
+    base = alt.Chart().encode(
+        x=alt.X("scheme:N", sort=group.schemes, title="Scheme", axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("defense:N", sort=group.defenses, title="Defense"),
+        tooltip=_tooltips("variant", "flags"),
+    )
+    width, height = HEATMAP_CELL
+    layers = alt.layer(*_cell_layers(base, width, height, ".1f"), data=_data(cells, "panel", "scheme", "defense"))
+    return layers.properties(width=alt.Step(width), height=alt.Step(height)).facet(
+        facet=_panels([worst_case, CLEAN]), columns=2
+    )
+
+
+def accuracy_vs_epsilon(group: Group) -> alt.FacetChart | None:
+    """Robust accuracy against epsilon with 95 % bands: a panel a defense, a colour a scheme.
+
+    What the parameter `series` names is drawn: the worst case, an attack, or a transfer attack's strongest surrogate.
+    """
+    curves = epsilon_curves(group)
+    if curves.empty:
+        return None
+    scale = 255 if group.norm == "linf" else 1
+    curves = curves.assign(size=(curves["epsilon"] * scale).round(6), panel="Defense " + curves["defense"])
+    base = alt.Chart().encode(
+        x=alt.X(
+            "size:Q",
+            title="Epsilon (in 1/255)" if scale == 255 else "Epsilon",
+            scale=alt.Scale(domain=[0, curves["size"].max()]),
+            axis=alt.Axis(values=sorted(set(curves["size"])), labelOverlap=True),
+        ),
+        color=_colour("scheme", group.schemes),
+    )
+    percent = alt.Y("percent:Q", title="Robust accuracy (%)", scale=alt.Scale(domain=[0, 100]))
+    points = base.encode(
+        y=percent, shape=_shape("scheme", group.schemes), tooltip=_tooltips("variant", "series", "surrogate", "flags")
+    )
+    layers = alt.layer(
+        base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q", title="Robust accuracy (%)"), y2="high:Q"),
+        base.mark_line(strokeWidth=2).encode(y=percent),
+        points.mark_point(filled=True, opacity=1, size=52),
+        _hollow(points, 16),
+        data=_data(curves, "panel", "size", "series", "surrogate", "scheme", "defense"),
+    ).transform_filter("datum.series === series")
+    return _fluid(layers, [f"Defense {defense}" for defense in group.defenses])
+
+
+def epsilon_curves(group: Group) -> pd.DataFrame:
+    """The rows of each selectable series of accuracy against epsilon, `series` naming it; the worst case first."""
+    rows = group.rows
+    worst_case = rows[rows["threat"] == "worst_case"].assign(series=WORST_CASE)
+    direct = rows[~rows["threat"].isin(["clean", "worst_case", "transfer"])]
+    transfer = rows[rows["threat"] == "transfer"].sort_values(["accuracy", "surrogate"], kind="stable")
+    strongest = transfer.drop_duplicates(["variant", "attack", "epsilon"])
+    return pd.concat(
+        [
+            worst_case,
+            direct.assign(series=direct["attack"] + direct["threat"].map(_in_brackets)),
+            strongest.assign(series="transferred " + strongest["attack"] + ", strongest surrogate"),
+        ]
+    ).sort_values("epsilon", kind="stable")
+
+
+def _in_brackets(threat: str) -> str:
+    return "" if threat == "noise" else f" ({threat.replace('_', ' ')})"
+
+
+def series_names(group: Group) -> list[str]:
+    """What `accuracy_vs_epsilon` can show, the worst case first."""
+    return sorted(set(epsilon_curves(group)["series"]), key=lambda name: (name != WORST_CASE, name))
+
+
+def transfer(group: Group) -> alt.FacetChart | None:
+    """Surrogate x target: what an attack crafted on one variant leaves of another at the headline epsilon.
+
+    The diagonal is the white-box attack on the target itself.
+    """
+    cells = transfer_cells(group)
+    if cells.empty:
+        return None
+    step = 40 if len(group.variants) <= 16 else 26
+    base = alt.Chart().encode(
+        x=alt.X("variant:N", sort=group.variants, title="Target", axis=alt.Axis(labelAngle=-45)),
+        y=alt.Y("surrogate:N", sort=group.variants, title="Surrogate"),
+        tooltip=_tooltips("variant", "surrogate", "attack", "flags"),
+    )
+    diagonal = base.mark_rect(filled=False, strokeWidth=2, stroke=alt.ExprRef("ink")).transform_filter(
+        "datum.variant === datum.surrogate"
+    )
+    layers = alt.layer(
+        *_cell_layers(base, step, step, ".0f"),
+        diagonal,
+        data=_data(cells, "panel", "attack", "surrogate"),
+    )
+    return layers.properties(width=alt.Step(step), height=alt.Step(step)).facet(
+        facet=_panels(sorted(set(cells["panel"]))), columns=1
+    )
+
+
+def transfer_cells(group: Group) -> pd.DataFrame:
+    """One row a surrogate, target and attack at the headline epsilon, empty without transfer attacks."""
+    rows = at_epsilon(group.rows, group.headline)
+    moved = rows[rows["threat"] == "transfer"]
+    own = rows[(rows["threat"] == "white_box") & rows["attack"].isin(moved["attack"])]
+    cells = pd.concat([moved, own.assign(surrogate=own["variant"])])
+    return cells.assign(panel="Attack " + cells["attack"])
+
+
+def pareto(group: Group) -> alt.FacetChart | None:
+    """Accuracy against the bytes of the weights, clean and worst case, each with its front of unflagged variants."""
+    worst_case = f"Worst case, epsilon {epsilon_label(group.headline)}"
+    sizes = group.footprints.groupby(["scheme", "defense"], as_index=False)["weight_bytes"].max()
+    points = pd.concat([group.clean().assign(panel=CLEAN), group.worst_case().assign(panel=worst_case)])
+    points = points.merge(sizes, on=["scheme", "defense"]).assign(kilobytes=lambda rows: rows["weight_bytes"] / 1000)
+    points["front"] = points.groupby("panel", group_keys=False)[["kilobytes", "percent", "flagged"]].apply(on_front)
+    x = alt.X(
+        "kilobytes:Q",
+        title="Weights (kB)",
+        scale=alt.Scale(type="log", domain=[points["kilobytes"].min() / 1.4, points["kilobytes"].max() * 1.4]),
+        axis=alt.Axis(values=sorted(set(points["kilobytes"])), format=".3~s", labelOverlap=True, grid=False),
+    )
+    base = alt.Chart().encode(x=x, y=alt.Y("percent:Q", title="Accuracy (%)", scale=alt.Scale(domain=[0, 100])))
+    marks = base.encode(
+        color=_colour("defense", group.defenses),
+        shape=_shape("defense", group.defenses),
+        tooltip=[*_tooltips("variant", "flags"), alt.Tooltip("kilobytes:Q", title="Weights (kB)", format=".1f")],
+    )
+    front = base.mark_line(interpolate="step-after", strokeWidth=1.5, strokeDash=[4, 3], color=alt.ExprRef("soft"))
+    slanted = {"angle": 320, "align": "left"} if len(group.schemes) > 5 else {}
+    names = base.mark_text(baseline="bottom", fontSize=11, **slanted, color=alt.ExprRef("soft")).encode(
+        x=alt.X("kilobytes:Q", aggregate="mean"), y=alt.value(-3), text="scheme:N", detail="scheme:N"
+    )
+    layers = alt.layer(
+        front.transform_filter("datum.front"),
+        marks.mark_point(filled=True, opacity=1, size=80),
+        _hollow(marks, 26),
+        names,
+        data=_data(points, "panel", "kilobytes", "front", "scheme", "defense"),
+    )
+    return _fluid(layers, [worst_case, CLEAN])
+
+
+def on_front(points: pd.DataFrame) -> pd.Series:
+    """Which unflagged points beat every unflagged point of at most their `kilobytes` in `percent`."""
+    ordered = points.sort_values(["kilobytes", "percent"], ascending=[True, False], kind="stable")
+    eligible = ordered["percent"].where(~ordered["flagged"], -np.inf)
+    front = eligible > eligible.cummax().shift(fill_value=-np.inf)
+    return front.reindex(points.index)
+
+
+SUBJECTS = {
+    "heatmap": "heat map of worst-case and clean accuracy, defense against number format",
+    "accuracy_vs_epsilon": "robust accuracy against epsilon with 95 % bands, a panel for each defense",
+    "transfer": "matrix of the accuracy that attacks crafted on each surrogate leave of each target",
+    "pareto": "clean and worst-case accuracy against the bytes of the weights",
+}
+FIGURES: dict[str, Callable[[Group], alt.FacetChart | None]] = {
+    "heatmap": heatmap,
+    "accuracy_vs_epsilon": accuracy_vs_epsilon,
+    "transfer": transfer,
+    "pareto": pareto,
+}
+
+
+def description(name: str, group: Group) -> str:
+    """A figure's text for those who cannot see it."""
+    robust = group.worst_case().sort_values("percent", kind="stable")
+    extremes = ""
+    if len(robust):
+        low, high = robust.iloc[0], robust.iloc[-1]
+        extremes = (
+            f" Worst-case robust accuracy at epsilon {epsilon_label(group.headline)} goes from {low['percent']:.1f} % "
+            f"({low['variant']}) to {high['percent']:.1f} % ({high['variant']}); {int(robust['flagged'].sum())} of "
+            f"{len(robust)} variants are flagged."
+        )
+    return f"{group.title}: {SUBJECTS[name]}.{extremes} The numbers are in the table of all cells."
+
+
+def specification(chart: alt.TopLevelMixin, theme: str = "light") -> dict:
+    """The chart's Vega-Lite object, with the parameters that its marks refer to."""
+    constants = {"series": WORST_CASE} | {name: THEMES[theme][name] for name in ("paper", "ink", "soft")}
+    return chart.to_dict() | {
+        "params": [{"name": name, "value": value} for name, value in constants.items()],
+        "background": THEMES[theme]["paper"],
+        "config": configuration(theme),
+    }
+
+
+def svg(charts: Sequence[tuple[str, alt.TopLevelMixin | None]], nothing: str) -> str:
+    """One SVG of titled charts below each other; where there is none, one that says `nothing`."""
+    drawn = [chart.properties(title=title) for title, chart in charts if chart is not None]
+    if not drawn:
+        drawn = [
+            alt.Chart(alt.Data(values=[{}])).mark_text(align="left", x=0, text=nothing).properties(width=480, height=40)
+        ]
+    drawing = specification(alt.vconcat(*drawn).resolve_scale(color="independent", shape="independent"))
+    return _numbered_from_zero(vl_convert.vegalite_to_svg(drawing))
+
+
+def _numbered_from_zero(drawing: str) -> str:
+    """The same SVG with identifiers that do not depend on what the process drew before."""
+    identifiers = dict.fromkeys(re.findall(r'id="((?:clip|gradient)_?\d+)"', drawing))
+    numbers = {old: f"{old.rstrip('0123456789')}{number}" for number, old in enumerate(identifiers)}
+    return re.sub(r"\b(?:clip|gradient)_?\d+\b", lambda match: numbers[match.group()], drawing)
+
+
+def configuration(theme: str) -> dict:
+    """Vega-Lite's settings of a theme: quiet axes, the page's fonts and colours."""
+    colours = THEMES[theme]
+    text = {"labelColor": colours["soft"], "titleColor": colours["ink"], "labelFontSize": 12, "titleFontSize": 12}
+    return {
+        "font": FONT,
+        "axis": text
+        | {"gridColor": colours["grid"], "domainColor": colours["soft"], "tickColor": colours["soft"]}
+        | {"titleFontWeight": 500, "titlePadding": 8, "labelLimit": 200},
+        "legend": text
+        | {"orient": "bottom", "titleFontWeight": 500, "symbolSize": 80, "symbolOpacity": 1, "columns": 4},
+        "header": text
+        | {"labelFontSize": 13, "labelFontWeight": 600, "labelColor": colours["ink"], "labelPadding": 12},
+        "title": {"color": colours["ink"], "anchor": "start", "fontSize": 15, "fontWeight": 600, "offset": 12},
+        "view": {"stroke": None},
+        "text": {"color": colours["ink"]},
+        "facet": {"spacing": 28},
+    }
+
+
+def _data(rows: pd.DataFrame, *columns: str) -> alt.Data:
+    shown = dict.fromkeys(["variant", "percent", "low", "high", "n", "flagged", "flags", *columns])
+    values = rows[list(shown)].assign(
+        flags=rows["flags"].str.replace(";", ", ").replace("", "none"),
+        **{column: rows[column].round(3) for column in ("percent", "low", "high")},
+    )
+    return alt.Data(values=values.to_dict("records"))
+
+
+def _tooltips(*names: str) -> list[alt.Tooltip]:
+    titles = {"variant": "Variant", "series": "Attack", "attack": "Attack", "surrogate": "Surrogate", "flags": "Flags"}
+    numbers = {"percent": "Accuracy (%)", "low": "95 % from", "high": "95 % to"}
+    return [
+        *(alt.Tooltip(f"{name}:N", title=titles[name]) for name in names if name != "flags"),
+        *(alt.Tooltip(f"{name}:Q", title=title, format=".1f") for name, title in numbers.items()),
+        alt.Tooltip("n:Q", title="Samples (or seeds)"),
+        *(alt.Tooltip(f"{name}:N", title=titles[name]) for name in names if name == "flags"),
+    ]
+
+
+def _cell_layers(base: alt.Chart, width: int, height: int, number: str) -> list[alt.Chart]:
+    """Coloured cells with their number, flagged ones hatched."""
+    colour = alt.Color(
+        "percent:Q",
+        title="Accuracy (%)",
+        scale=alt.Scale(scheme="viridis", domain=[0, 100]),
+        legend=alt.Legend(gradientLength=200, gradientThickness=10, tickCount=5),
+    )
+    on_colour = alt.condition(f"datum.percent > {BLACK_TEXT_FROM}", alt.value("#000000"), alt.value("#ffffff"))
+    # A size of 4 draws a path in pixels.
+    hatching = base.mark_point(
+        filled=False, size=4, shape=hatch(width, height, FLAG_LINES), strokeWidth=1, opacity=0.55
+    )
+    return [
+        base.mark_rect(stroke=alt.ExprRef("paper"), strokeWidth=2).encode(color=colour),
+        hatching.transform_filter("datum.flagged").encode(color=on_colour),
+        base.mark_text(fontSize=13 if width > 30 else 10, fontWeight=600).encode(
+            text=alt.Text("percent:Q", format=number), color=on_colour
+        ),
+    ]
+
+
+def hatch(width: float, height: float, spacing: float) -> str:
+    """An SVG path of diagonal lines that fills a box of `width` x `height` around the origin."""
+    reach = (width + height) / 2
+    offsets = np.arange(-reach + spacing / 2, reach, spacing)
+    starts = np.maximum(-width / 2, offsets - height / 2)
+    ends = np.minimum(width / 2, offsets + height / 2)
+    return "".join(
+        f"M{start:g},{start - offset:g}L{end:g},{end - offset:g}"
+        for offset, start, end in zip(offsets, starts, ends, strict=True)
+    )
+
+
+def _hollow(points: alt.Chart, size: int) -> alt.Chart:
+    """Flagged points look hollow: a dot of the page's colour on each."""
+    return (
+        points.mark_point(filled=True, opacity=1, size=size)
+        .encode(color=alt.value(alt.ExprRef("paper")), tooltip=alt.Undefined)
+        .transform_filter("datum.flagged")
+    )
+
+
+def _colour(field: str, order: list[str]) -> alt.Color:
+    return alt.Color(
+        f"{field}:N", title=field.title(), scale=alt.Scale(domain=order, range=_cycle(COLOURS, len(order)))
+    )
+
+
+def _shape(field: str, order: list[str]) -> alt.Shape:
+    return alt.Shape(f"{field}:N", title=field.title(), scale=alt.Scale(domain=order, range=_cycle(SHAPES, len(order))))
+
+
+def _cycle(values: list[str], count: int) -> list[str]:
+    return [values[index % len(values)] for index in range(count)]
+
+
+def _panels(order: list[str]) -> alt.Facet:
+    return alt.Facet("panel:N", sort=order, title=None, header=alt.Header(labelAnchor="start"))
+
+
+def _fluid(layers: alt.LayerChart, panels: list[str]) -> alt.FacetChart:
+    """Panels of a fixed size, which the page's script fits to its width."""
+    return layers.properties(width=260, height=220).facet(facet=_panels(panels), columns=min(len(panels), 3))

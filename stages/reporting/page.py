@@ -1,0 +1,235 @@
+"""The report: one HTML file that needs nothing else."""
+
+from pathlib import Path
+
+import pandas as pd
+import vl_convert
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from stages.metrics.flags import MEANINGS
+from stages.metrics.results import split_flags, variant_names
+from stages.reporting.examples import Row
+from stages.reporting.figures import (
+    FIGURES,
+    THEMES,
+    Group,
+    configuration,
+    description,
+    epsilon_label,
+    series_names,
+    specification,
+    surrogate_labels,
+)
+from stages.reporting.findings import findings
+
+ALL_SCORES = "snakemake --cores 2 data/results/results.csv"
+
+HATCHED = '<span class="hatched" aria-hidden="true"></span>'
+HOLLOW = '<span class="hollow" aria-hidden="true"></span>'
+
+# Per figure: its link, its title, how to read it, and what stands there without it.
+SECTIONS = {
+    "heatmap": (
+        "Heat map",
+        "Which defense and number format withstand attack",
+        f"Accuracy on attacked and on clean images, each number in percent. {HATCHED} Hatched cells are flagged: do "
+        "not trust their numbers, which may be far too high.",
+        "No variant was evaluated at the headline epsilon.",
+    ),
+    "accuracy_vs_epsilon": (
+        "Accuracy and epsilon",
+        "How accuracy falls with the attacker's budget",
+        "Epsilon is the most that any input value may change. Bands are 95 % intervals. "
+        f"{HOLLOW} Hollow marks are flagged.",
+        "No attack was run.",
+    ),
+    "transfer": (
+        "Transfer",
+        "What attacks crafted on one network do to another",
+        "Accuracy in percent of each target (column) on images crafted on each surrogate (row) at epsilon {headline}. "
+        "The framed diagonal is the attack on the network itself; a column whose lowest number lies elsewhere suggests "
+        f"that this attack misjudged the network. {HATCHED} Hatched cells are flagged.",
+        "No attack was transferred between variants.",
+    ),
+    "pareto": (
+        "Size",
+        "What robustness costs in memory",
+        "Accuracy against the bytes of the weights, on a logarithmic scale. The dashed line joins the variants without "
+        f"a flag that no smaller one matches. {HOLLOW} Hollow marks are flagged.",
+        "No variant was evaluated at the headline epsilon.",
+    ),
+}
+
+GLOSSARY = {
+    "Variant": "A trained network: dataset, model, scheme, defense and seed.",
+    "Scheme": "The network's number format: fp32 is the float network, int8 has 8-bit weights and activations, w4a4 "
+    "has 4-bit ones, w1a1 has single bits.",
+    "Defense": "How the network was trained to withstand attacks; none is plain training.",
+    "Epsilon": "The attacker's budget: the most that any input value, in 0 to 1, may change (maximum norm).",
+    "Robust accuracy": "The share of all evaluated images that are still classified correctly under attack; an image "
+    "that is wrong when clean counts as not robust.",
+    "Worst case": "An image counts only if it withstands every attack of one norm and epsilon.",
+    "White box": "The attacker computes gradients of the attacked network itself.",
+    "Transfer": "The attack was crafted on another network, the surrogate, and replayed on the target.",
+    "Noise": "Random changes of the same size: no attacker, the control.",
+    "95 % interval": "Wilson's interval over images for one seed, Student's t-interval over several seeds.",
+    "Digital": "Adversarial images are 8-bit images, so that epsilon is a multiple of 1/255.",
+    "Pre-quantizer": "The change is real-valued and made before the sensor rounds.",
+    "Flag": "A reason why a number must not be trusted, found by the evaluation itself.",
+}
+
+# Columns of the table, those that appear on demand, and those that stand above it where all rows agree.
+TEXT_COLUMNS = ["dataset", "model", "scheme", "defense", "seed", "threat", "attack", "surrogate"]
+EXTRA_COLUMNS = {
+    "mean_l0": ("Mean L0", "number"),
+    "mean_l2": ("Mean L2", "distance"),
+    "mean_linf": ("Mean Linf", "distance"),
+    "forwards": ("Forwards", "number"),
+    "backwards": ("Backwards", "number"),
+}
+CONSTANT_COLUMNS = ["dataset", "model", "seed", "norm", "grid", "flips"]
+
+
+def page(
+    results: pd.DataFrame, groups: list[Group], strip: list[Row], study: dict[str, str], headline: float, settings: dict
+) -> str:
+    """The report as HTML, the same bytes for the same arguments.
+
+    `study` has the `title` and the `question`; `headline` is the epsilon of heat maps; `settings` are printed.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    charts, sections = _sections(groups, headline)
+    constants, table = table_columns(results)
+    data = {
+        "charts": charts,
+        "themes": THEMES,
+        "configurations": {theme: configuration(theme) for theme in THEMES},
+        "rows": len(results),
+        "table": table,
+    }
+    return environment.get_template("template.html").render(
+        title=study["title"],
+        question=study["question"],
+        findings=findings(results, groups, headline),
+        sections=sections,
+        series=list(dict.fromkeys(name for group in groups for name in series_names(group))),
+        strip=strip,
+        headline=epsilon_label(headline),
+        constants=constants,
+        flags=_flags(results),
+        glossary=GLOSSARY,
+        settings=yaml.safe_dump(_readable(settings), sort_keys=False, allow_unicode=True, width=100),
+        vega=Markup(vl_convert.javascript_bundle()),
+        data=data,
+    )
+
+
+def _sections(groups: list[Group], headline: float) -> tuple[list[dict], list[dict]]:
+    """The charts' specifications, and the sections that refer to them by number."""
+    charts, sections = [], []
+    for name, (link, title, reading, nothing) in SECTIONS.items():
+        figures = []
+        for group in groups:
+            chart = FIGURES[name](group)
+            if chart is not None:
+                figures.append({"index": len(charts), "title": group.title, "description": description(name, group)})
+                charts.append(specification(chart))
+        sections.append(
+            {
+                "name": name,
+                "link": link,
+                "title": title,
+                "reading": Markup(reading).format(headline=epsilon_label(headline)),
+                "nothing": nothing,
+                "figures": figures,
+            }
+        )
+    return charts, sections
+
+
+def commands(results: pd.DataFrame) -> list[str]:
+    """Per row the shell command, for the study's folder, that recomputes the cell whatever the cache holds."""
+    variants = variant_names(results)
+    parts = zip(
+        variants, results["seed"].astype(str), results["threat"], results["surrogate"], results["attack"], strict=True
+    )
+    return [_command(*row) for row in parts]
+
+
+def _command(variant: str, seed: str, threat: str, surrogate: str, attack: str) -> str:
+    if threat == "worst_case" or seed == "all":
+        return ALL_SCORES
+    score = f"python -m stages score {variant}-{attack} --recompute"
+    if threat == "clean":
+        return score
+    return f"python -m stages attack {surrogate or variant}-{attack} --recompute && {score}"
+
+
+def table_columns(results: pd.DataFrame) -> tuple[dict[str, str], list[dict]]:
+    """What all rows share, and the columns of the table as its script wants them.
+
+    A column has `key`, `label`, `kind` (how values are written), `values` (one a row, or the distinct ones where
+    `codes` say which), and whether it is a `number`, an `extra` one, and has a `filter`.
+    """
+    constants, recompute = _constants(results), commands(results)
+    # A surrogate shares dataset, model and seed with its target, whose row names them.
+    results = results.assign(surrogate=surrogate_labels(results))
+    text = [name for name in TEXT_COLUMNS if name not in constants]
+    more_text = [name for name in ("norm", "grid", "flips") if name not in constants]
+    columns = [
+        *(_coded(name, name.capitalize(), results[name].astype(str), filter=True) for name in text),
+        _plain("epsilon", "Epsilon", "epsilon", results["epsilon"], filter=True),
+        _plain("accuracy", "Accuracy", "percent", results["accuracy"]),
+        _interval(results),
+        _coded("flags", "Flags", results["flags"], kind="flags", filter=True),
+        _plain("n", "n", "number", results["n"]),
+        *(_coded(name, name.capitalize(), results[name].astype(str), extra=True) for name in more_text),
+        *(_plain(name, label, kind, results[name], extra=True) for name, (label, kind) in EXTRA_COLUMNS.items()),
+        _coded("command", "Recompute", pd.Series(recompute), kind="command"),
+    ]
+    return constants, columns
+
+
+def _constants(results: pd.DataFrame) -> dict[str, str]:
+    """The columns with one value in all rows that have any; a clean row has neither norm nor grid."""
+    distinct = {name: set(results[name].astype(str)) - {""} for name in CONSTANT_COLUMNS}
+    return {name: values.pop() for name, values in distinct.items() if len(values) == 1}
+
+
+def _coded(key: str, label: str, texts: pd.Series, kind: str = "text", **shown: bool) -> dict:
+    codes, values = pd.factorize(texts)
+    return {"key": key, "label": label, "kind": kind, "codes": codes.tolist(), "values": list(values), **shown}
+
+
+def _plain(key: str, label: str, kind: str, numbers: pd.Series, **shown: bool) -> dict:
+    values = [None if pd.isna(number) else round(number, 9) for number in numbers.tolist()]
+    return {"key": key, "label": label, "kind": kind, "values": values, "number": True, **shown}
+
+
+def _interval(results: pd.DataFrame) -> dict:
+    bounds = zip(results["ci_low"].round(6).tolist(), results["ci_high"].round(6).tolist(), strict=True)
+    return {"key": "interval", "label": "95 % interval", "kind": "interval", "values": list(bounds), "number": True}
+
+
+def _readable(settings, key: str = ""):
+    """The settings with epsilons as people write them."""
+    if isinstance(settings, dict):
+        return {name: _readable(value, name) for name, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return [_readable(value, key) for value in settings]
+    return epsilon_label(settings) if "epsilon" in key and isinstance(settings, float) else settings
+
+
+def _flags(results: pd.DataFrame) -> list[dict]:
+    """Every flag with its meaning and the number of cells that carry it, the frequent ones first."""
+    raised = [flag for flags in results["flags"] for flag in split_flags(flags)]
+    flags = [{"name": name, "meaning": meaning, "count": raised.count(name)} for name, meaning in MEANINGS.items()]
+    return sorted(flags, key=lambda flag: -flag["count"])

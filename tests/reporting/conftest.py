@@ -1,0 +1,35 @@
+import pandas as pd
+import pytest
+
+from stages.metrics.results import results
+from stages.reporting.figures import groups
+from tests.synthetic import synthetic_scores
+
+HEADLINE = 8 / 255
+WEIGHT_BYTES = {"fp32": 312_000, "int8": 80_000, "w4a4": 44_000, "w1a1": 15_000}
+
+
+def footprints(table: pd.DataFrame) -> pd.DataFrame:
+    """A made-up variants.csv for the networks of a result table."""
+    variants = table[["dataset", "model", "scheme", "defense", "seed"]].drop_duplicates()
+    variants = variants[variants["seed"] != "all"].reset_index(drop=True)
+    return variants.assign(
+        parameters=78_186, macs=12_500_000, weight_bytes=variants["scheme"].map(WEIGHT_BYTES), peak_activation_bytes=1
+    )
+
+
+@pytest.fixture(scope="session")
+def study():
+    """Makes scores, result table, and groups of a synthetic study."""
+
+    def make(targets=None, **options):
+        scores = synthetic_scores(**({"samples": 40, "test_samples": 80} | options))
+        table = results(scores, targets or {})
+        return scores, table, groups(table, footprints(table), HEADLINE)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def default_study(study):
+    return study(epsilons=(0, 4 / 255, 8 / 255), samples=100, test_samples=200)

@@ -1,0 +1,190 @@
+import re
+from xml.etree import ElementTree
+
+import pandas as pd
+import pytest
+
+from stages.reporting.figures import (
+    BLACK_TEXT_FROM,
+    COLOURS,
+    FIGURES,
+    SHAPES,
+    THEMES,
+    WORST_CASE,
+    description,
+    epsilon_curves,
+    epsilon_label,
+    hatch,
+    on_front,
+    series_names,
+    specification,
+    svg,
+    transfer_cells,
+)
+
+
+def drawing(name, groups):
+    return svg([(group.title, FIGURES[name](group)) for group in groups], "Nothing to draw.")
+
+
+def texts(drawn):
+    return [element.text for element in ElementTree.fromstring(drawn).iter() if element.text and element.text.strip()]
+
+
+def contrast(first, second):
+    """WCAG 2 contrast ratio of two #rrggbb colours."""
+
+    def luminance(colour):
+        channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted([luminance(first), luminance(second)], reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "label"),
+    [(0, "0"), (8 / 255, "8/255"), (0.0313725, "8/255"), (0.5, "0.5"), (1, "1"), (1 / 510, "0.00196078")],
+)
+def test_epsilon_label(epsilon, label):
+    assert epsilon_label(epsilon) == label
+
+
+def test_hatching_stays_in_its_box_and_runs_diagonally():
+    lines = [[float(x) for x in re.findall(r"-?[\d.]+", line)] for line in hatch(64, 48, 7).split("M")[1:]]
+    assert len(lines) == 16
+    for x1, y1, x2, y2 in lines:
+        assert max(abs(x1), abs(x2)) <= 32
+        assert max(abs(y1), abs(y2)) <= 24
+        assert x2 - x1 == pytest.approx(y2 - y1)
+
+
+def test_front_is_what_no_smaller_unflagged_point_matches():
+    points = pd.DataFrame(
+        [(10, 50, True), (20, 40, False), (20, 30, False), (30, 40, False), (40, 60, False), (50, 55, False)],
+        columns=["kilobytes", "percent", "flagged"],
+        index=[5, 4, 3, 2, 1, 0],
+    )
+    assert on_front(points).to_dict() == {5: False, 4: True, 3: False, 2: False, 1: True, 0: False}
+
+
+def test_front_of_flagged_points_only_is_empty():
+    points = pd.DataFrame({"kilobytes": [1, 2], "percent": [1.0, 2.0], "flagged": [True, True]})
+    assert not on_front(points).any()
+
+
+def test_axes_put_the_largest_scheme_and_no_defense_first(default_study):
+    (group,) = default_study[2]
+    assert group.schemes == ["fp32", "int8", "w4a4", "w1a1"]
+    assert group.defenses == ["none", "fast_at", "jacobian"]
+    assert len(group.variants) == 10
+
+
+def test_heatmap_prints_each_variant_once_clean_and_once_attacked(default_study):
+    _, _, (group,) = default_study
+    chart = specification(FIGURES["heatmap"](group))
+    values = chart["data"]["values"]
+    assert len(values) == 20
+    shown = {(cell["panel"], cell["variant"]): cell["percent"] for cell in values}
+    worst = group.worst_case().set_index("variant")["accuracy"]
+    assert shown["Worst case, epsilon 8/255", "int8 · fast_at"] == pytest.approx(
+        100 * worst["int8 · fast_at"], abs=1e-3
+    )
+
+
+def test_flagged_cells_and_no_others_are_hatched(default_study, study):
+    lines = hatch(64, 48, 7)
+    flagged = default_study[2][0]
+    drawn = drawing("heatmap", [flagged])
+    assert flagged.worst_case()["flagged"].sum() == 1
+    assert drawn.count(lines[:20]) == 1
+    clean_study = study(also=(), schemes=("int8",), epsilons=(0, 8 / 255))[2]
+    assert drawing("heatmap", clean_study).count(lines[:20]) == 0
+
+
+def test_rows_at_epsilon_one_are_in_no_figure(default_study):
+    _, table, (group,) = default_study
+    assert (table["epsilon"] == 1).any()
+    assert group.rows["epsilon"].max() == pytest.approx(8 / 255)
+
+
+def test_curves_offer_worst_case_first_and_the_strongest_surrogate(default_study):
+    (group,) = default_study[2]
+    names = series_names(group)
+    assert names == [WORST_CASE, "fgsm (white box)", "noise", "pgd (white box)", "transferred pgd, strongest surrogate"]
+    curves = epsilon_curves(group)
+    strongest = curves[curves["series"] == names[-1]].set_index(["variant", "epsilon"])["accuracy"]
+    transfer = group.rows[group.rows["threat"] == "transfer"]
+    pd.testing.assert_series_equal(
+        strongest.sort_index(), transfer.groupby(["variant", "epsilon"])["accuracy"].min(), check_names=False
+    )
+
+
+def test_transfer_matrix_is_complete_with_white_box_on_its_diagonal(default_study):
+    (group,) = default_study[2]
+    cells = transfer_cells(group)
+    assert len(cells) == 100
+    assert set(cells.loc[cells["surrogate"] == cells["variant"], "threat"]) == {"white_box"}
+    assert set(cells.loc[cells["surrogate"] != cells["variant"], "threat"]) == {"transfer"}
+
+
+def test_several_seeds_are_drawn_once_over_all_seeds(study):
+    _, _, (group,) = study(seeds=(0, 1), schemes=("fp32", "int8"), defenses=("none",), also=(), epsilons=(0, 8 / 255))
+    assert set(group.rows["seed"]) == {"all"}
+    assert set(transfer_cells(group)["surrogate"]) == {"fp32 · none", "int8 · none"}
+    assert len(transfer_cells(group)) == 4
+
+
+def test_each_dataset_and_model_has_its_group(study):
+    _, _, groups = study(
+        datasets=("cifar10", "fashion_mnist"), schemes=("int8",), defenses=("none",), also=(), epsilons=(0, 8 / 255)
+    )
+    assert [group.title for group in groups] == ["cifar10 · resnet8", "fashion_mnist · resnet8"]
+    assert {"cifar10 · resnet8", "fashion_mnist · resnet8"} <= set(texts(drawing("pareto", groups)))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_drawings_have_proper_titles_and_the_same_bytes_each_time(name, default_study):
+    groups = default_study[2]
+    drawn = drawing(name, groups)
+    assert drawn == drawing(name, groups)
+    titles = {
+        "heatmap": {"Scheme", "Defense", "Accuracy (%)"},
+        "accuracy_vs_epsilon": {"Epsilon (in 1/255)", "Robust accuracy (%)"},
+        "transfer": {"Surrogate", "Target", "Accuracy (%)"},
+        "pareto": {"Weights (kB)", "Accuracy (%)"},
+    }
+    assert titles[name] <= set(texts(drawn))
+
+
+def test_without_transfer_the_drawing_says_so(study):
+    groups = study(transfer=(), schemes=("int8",), also=(), epsilons=(0, 8 / 255))[2]
+    assert texts(drawing("transfer", groups)) == ["Nothing to draw."]
+
+
+def test_description_names_the_extremes(default_study):
+    (group,) = default_study[2]
+    text = description("heatmap", group)
+    worst = group.worst_case()
+    assert f"{worst['percent'].max():.1f} %" in text
+    assert "1 of 10 variants are flagged" in text
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_marks_and_text_stand_out_from_the_page(theme):
+    colours = THEMES[theme]
+    assert all(contrast(colour, colours["paper"]) >= 3 for colour in COLOURS)
+    assert contrast(colours["soft"], colours["paper"]) >= 4.5
+    assert contrast(colours["ink"], colours["paper"]) >= 7
+
+
+def test_colour_and_shape_together_tell_many_categories_apart():
+    pairs = {(COLOURS[i % len(COLOURS)], SHAPES[i % len(SHAPES)]) for i in range(56)}
+    assert len(pairs) == 56
+
+
+def test_numbers_are_readable_at_the_switch_from_white_to_black():
+    viridis_at_switch = "#25828e"  # d3's viridis at 0.45
+    assert BLACK_TEXT_FROM == 45
+    assert min(contrast(viridis_at_switch, text) for text in ("#000000", "#ffffff")) >= 4.4

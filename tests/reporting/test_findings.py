@@ -1,0 +1,66 @@
+from stages.reporting.findings import findings
+from tests.reporting.conftest import HEADLINE
+
+
+def sentences(study):
+    _, table, groups = study
+    return findings(table, groups, HEADLINE)
+
+
+def test_three_sentences_say_what_was_done_found_and_not_to_be_trusted(default_study):
+    _, table, (group,) = default_study
+    done, best, trust = sentences(default_study)
+    assert done == (
+        "Ten variants of resnet8 on fashion_mnist were attacked with fgsm, noise and pgd, and with pgd transferred "
+        "from the other variants, on 100 test images each, at epsilon up to 8/255."
+    )
+    worst = group.worst_case().query("scheme != 'fp32' and not flagged")
+    winner = worst.loc[worst["percent"].idxmax()]
+    assert f"is <b>{winner['scheme']} · fast_at</b>: <b>{winner['percent']:.1f} %</b>" in best
+    flagged = (table["flags"] != "").sum()
+    assert trust.startswith(f"<b>{flagged} of {len(table)} cells are flagged</b>")
+
+
+def test_the_best_variant_is_compared_with_its_undefended_self(default_study):
+    best = sentences(default_study)[1]
+    assert "undefended; its clean accuracy is" in best
+    assert "points less than undefended" in best
+
+
+def test_a_flagged_variant_is_never_called_best(study):
+    masked = study(masked=("int8",), schemes=("int8", "w4a4"), defenses=("none",), also=(), epsilons=(0, 8 / 255))
+    assert "<b>w4a4 · none</b>" in sentences(masked)[1]
+
+
+def test_of_equally_robust_variants_the_smaller_one_is_named(study):
+    tied = study(schemes=("int8", "w4a4"), defenses=("none",), also=(), epsilons=(0, 16 / 255, 8 / 255), samples=20)
+    (group,) = tied[2]
+    assert group.worst_case()["percent"].nunique() == 1
+    assert "<b>w4a4 · none</b>" in sentences(tied)[1]
+
+
+def test_nothing_is_recommended_where_all_is_flagged(study):
+    all_flagged = study(masked=("int8",), schemes=("int8",), defenses=("none",), also=(), epsilons=(0, 8 / 255))
+    assert sentences(all_flagged)[1] == (
+        "The worst case at epsilon 8/255 is flagged for every quantized variant, so none can be recommended."
+    )
+
+
+def test_a_float_study_recommends_nothing(study):
+    floats = study(schemes=("fp32",), defenses=("none",), also=(), epsilons=(0, 8 / 255))
+    assert "attacked no quantized variant" in sentences(floats)[1]
+    assert sentences(floats)[0].startswith("One variant of resnet8 on fashion_mnist was attacked")
+
+
+def test_clean_cells_are_said_to_be_unflagged(study):
+    clean = study(schemes=("int8",), defenses=("none",), also=(), epsilons=(0, 8 / 255))
+    assert sentences(clean)[2] == f"None of the {len(clean[1])} cells of the result table is flagged."
+
+
+def test_every_dataset_and_model_has_its_best(study):
+    several = study(
+        datasets=("cifar10", "fashion_mnist"), schemes=("int8",), defenses=("none",), also=(), epsilons=(0, 8 / 255)
+    )
+    found = sentences(several)
+    assert len(found) == 4
+    assert found[1].startswith("On cifar10 · resnet8, the most robust")

@@ -1,0 +1,142 @@
+import json
+import re
+
+import pandas as pd
+import pytest
+
+from stages.metrics.flags import MEANINGS
+from stages.reporting.examples import Picture, Row, png
+from stages.reporting.page import ALL_SCORES, commands, page, table_columns
+from tests.reporting.conftest import HEADLINE
+
+STUDY = {"title": "A <small> study", "question": "Does it & its like hold?"}
+SETTINGS = {"study": STUDY, "evaluation": {"epsilons": [0, 8 / 255], "headline_epsilon": 8 / 255}, "rate": 0.4}
+
+
+def html_of(study, strip=()):
+    _, table, groups = study
+    return page(table, groups, list(strip), STUDY, HEADLINE, SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def html(default_study):
+    return html_of(default_study)
+
+
+def data_of(html):
+    return json.loads(re.search(r"const DATA = (.*);", html).group(1))
+
+
+def cells(column):
+    return [column["values"][code] for code in column["codes"]] if "codes" in column else column["values"]
+
+
+def row(threat, surrogate="", attack="pgd", seed="0"):
+    variant = {"dataset": "cifar10", "model": "resnet8", "scheme": "int8", "defense": "none", "seed": seed}
+    return variant | {"threat": threat, "surrogate": surrogate, "attack": attack}
+
+
+def test_commands_recompute_all_that_a_cell_rests_on():
+    target, surrogate = "cifar10-resnet8-int8-none-s0", "cifar10-resnet8-fp32-none-s0"
+    table = pd.DataFrame(
+        [
+            row("clean", attack="clean"),
+            row("white_box"),
+            row("noise", attack="noise"),
+            row("transfer", surrogate),
+            row("worst_case", attack="all"),
+            row("white_box", seed="all"),
+        ]
+    )
+    recompute = "python -m stages {} {} --recompute"
+    assert commands(table) == [
+        recompute.format("score", f"{target}-clean"),
+        recompute.format("attack", f"{target}-pgd") + " && " + recompute.format("score", f"{target}-pgd"),
+        recompute.format("attack", f"{target}-noise") + " && " + recompute.format("score", f"{target}-noise"),
+        recompute.format("attack", f"{surrogate}-pgd") + " && " + recompute.format("score", f"{target}-pgd"),
+        ALL_SCORES,
+        ALL_SCORES,
+    ]
+
+
+def test_the_table_holds_every_cell_of_the_result_table(default_study):
+    _, table, _ = default_study
+    _, columns = table_columns(table)
+    shown = {column["key"]: cells(column) for column in columns}
+    assert {len(values) for values in shown.values()} == {len(table)}
+    assert shown["accuracy"] == table["accuracy"].round(9).tolist()
+    assert shown["flags"] == table["flags"].tolist()
+    assert shown["interval"][3] == (round(table["ci_low"][3], 6), round(table["ci_high"][3], 6))
+    missing = table["mean_linf"].isna()
+    assert [value is None for value in shown["mean_linf"]] == missing.tolist()
+
+
+def test_columns_with_one_value_stand_above_the_table(default_study, study):
+    constants, columns = table_columns(default_study[1])
+    expected = {"dataset": "fashion_mnist", "model": "resnet8", "seed": "0", "norm": "linf", "grid": "digital"}
+    assert constants == expected | {"flips": "0"}
+    assert not {column["key"] for column in columns} & set(constants)
+    several = study(datasets=("cifar10", "fashion_mnist"), schemes=("int8",), defenses=("none",), also=())
+    constants, columns = table_columns(several[1])
+    assert "dataset" not in constants
+    assert "dataset" in {column["key"] for column in columns}
+
+
+def test_the_same_study_gives_the_same_bytes(default_study, html):
+    assert html_of(default_study) == html
+
+
+def test_the_page_asks_nothing_of_any_server(html):
+    assert "default-src 'none'" in html
+    vega = max(html.split("<script>"), key=len)
+    assert not re.search(r"<link|<iframe|src=\"(?!data:)|@import|url\(|fetch\(", html.replace(vega, ""))
+
+
+def test_text_from_the_settings_is_escaped(html):
+    assert "A &lt;small&gt; study" in html
+    assert "Does it &amp; its like hold?" in html
+    assert "<small> study" not in html
+
+
+def test_settings_show_epsilons_as_people_write_them(html):
+    settings = re.search(r"<pre tabindex=\"0\">(.*?)</pre>", html, re.S).group(1)
+    assert "headline_epsilon: 8/255" in settings
+    assert "- 8/255" in settings
+    assert "rate: 0.4" in settings
+
+
+def test_every_flag_is_explained_with_its_count(default_study, html):
+    flags = default_study[1]["flags"]
+    for flag in MEANINGS:
+        count = sum(flag in joined.split(";") for joined in flags)
+        assert re.search(rf"<code>{flag}</code> <small>{count} cells?</small>", html)
+
+
+def test_figures_that_do_not_apply_say_why(study):
+    html = html_of(study(transfer=(), schemes=("int8",), defenses=("none",), also=(), epsilons=(0, 8 / 255)))
+    assert "No attack was transferred between variants." in html
+    assert len(data_of(html)["charts"]) == 3
+
+
+def test_every_figure_has_a_text_alternative(html):
+    charts = re.findall(r'<div class="chart" role="img" aria-label="([^"]*)"', html)
+    assert len(charts) == len(data_of(html)["charts"]) == 4
+    assert all("fashion_mnist · resnet8" in text for text in charts)
+
+
+def test_the_strip_tells_right_from_wrong_predictions_without_colour(default_study):
+    uri = png(default_study[0][["label"]].head(4).to_numpy("uint8").reshape(1, 2, 2))
+    rows = [
+        Row("Original", "true label", [Picture(uri, "cat", None), Picture(uri, "dog", None)]),
+        Row("pgd on int8 · none", "predicted label", [Picture(uri, "dog", False), Picture(uri, "dog", True)]),
+    ]
+    html = html_of(default_study, rows)
+    assert '<span class="wrong">dog ✗</span>' in html
+    assert "<span>dog ✓</span>" in html
+    assert html.count('alt="pgd on int8 · none, image') == 2
+    assert 'id="examples"' in html
+    assert 'id="examples"' not in html_of(default_study)
+
+
+def test_the_page_stays_small(html):
+    assert len(html.encode()) < 1_500_000
