@@ -1,0 +1,313 @@
+"""params.yaml: what is asked. Everything in it is checked before any job starts, and every fault is named at once.
+
+All keys are required, apart from the settings of plugins, whose defaults stand in the plugins' signatures.
+"""
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from functools import cached_property
+from itertools import product
+from math import inf
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic_core import PydanticCustomError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from stages import plugins
+from stages.knobs import Count, Epsilon, Fraction, NonNegative, NonNegativeInt, Positive
+
+FLOAT_SCHEME = "fp32"  # the float network itself, hence no file of schemes/
+
+
+class ParamsError(ValueError):
+    """What is wrong with params.yaml, one sentence a line."""
+
+
+def scheme_names() -> list[str]:
+    """The number formats a variant can have: fp32 and the files of schemes/."""
+    return [FLOAT_SCHEME, *plugins.names("schemes")]
+
+
+def _known(kind: str):
+    def check(name: str) -> str:
+        known = scheme_names() if kind == "schemes" else plugins.names(kind)
+        if name not in known:
+            raise PydanticCustomError("unknown_plugin", "{reason}", {"reason": f"is unknown{_nearest(name, known)}"})
+        return name
+
+    return AfterValidator(check)
+
+
+def _nearest(name: Any, known: list[str]) -> str:
+    nearest = get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f", did you mean '{nearest[0]}'?" if nearest else f", expected one of: {', '.join(known)}"
+
+
+def _unique(values: list) -> list:
+    repeated = sorted({value for value in values if values.count(value) > 1})
+    if repeated:
+        raise PydanticCustomError("repeated", "{reason}", {"reason": f"should name {repeated[0]!r} only once"})
+    return values
+
+
+def _empty_section(value: Any) -> Any:
+    return {} if value is None else value
+
+
+DatasetName = Annotated[str, _known("datasets")]
+ModelName = Annotated[str, _known("models")]
+SchemeName = Annotated[str, _known("schemes")]
+DefenseName = Annotated[str, _known("defenses")]
+Knobs = Annotated[dict[str, Any], BeforeValidator(_empty_section)]
+UNIQUE = AfterValidator(_unique)
+SOME = Field(min_length=1)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Study(Section):
+    title: str
+    question: str
+
+
+class Data(Section):
+    mirror: str
+    validation: Count
+    calibration: Count
+
+
+class Addition(Section):
+    """Variants beside the grid's product; an axis that is not named takes all values that the grid lists for it."""
+
+    dataset: DatasetName | None = None
+    model: ModelName | None = None
+    scheme: SchemeName | None = None
+    defense: DefenseName | None = None
+    seed: NonNegativeInt | None = None
+
+
+class Grid(Section):
+    datasets: Annotated[list[DatasetName], SOME, UNIQUE]
+    models: Annotated[list[ModelName], SOME, UNIQUE]
+    schemes: Annotated[list[SchemeName], SOME, UNIQUE]
+    defenses: Annotated[list[DefenseName], SOME, UNIQUE]
+    seeds: Annotated[list[NonNegativeInt], SOME, UNIQUE]
+    also: list[Addition]
+
+    def cells(self) -> list[tuple[str, str, str, str, int]]:
+        """All (dataset, model, scheme, defense, seed) asked for, each once."""
+        axes = {axis: getattr(self, f"{axis}s") for axis in Addition.model_fields}
+        blocks = [axes]
+        for addition in self.also:
+            blocks.append(axes | {axis: [value] for axis, value in addition if value is not None})
+        return list(dict.fromkeys(cell for block in blocks for cell in product(*block.values())))
+
+
+class Augmentation(Section):
+    crop_padding: NonNegativeInt
+    horizontal_flip: bool
+
+
+class Training(Section):
+    epochs: Count
+    batch_size: Count
+    learning_rate: Positive
+    momentum: Fraction
+    weight_decay: NonNegative
+    augmentation: Augmentation
+
+
+class Evaluation(Section):
+    epsilons: Annotated[list[Epsilon], SOME]
+    headline_epsilon: Epsilon
+    samples: Count
+    grid: Literal["digital", "pre_quantizer"]
+    transfer: Annotated[list[str], UNIQUE]
+
+
+class Report(Section):
+    quality_targets: dict[ModelName, Fraction]
+    examples: Count
+
+
+class Params(Section):
+    """A validated params.yaml."""
+
+    study: Study
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "fp32", "bf16"]
+    threads: Count
+    data: Data
+    grid: Grid
+    training: Training
+    schemes: dict[str, Knobs]
+    defenses: dict[str, Knobs]
+    attacks: Annotated[dict[str, Knobs], SOME]
+    evaluation: Evaluation
+    report: Report
+    _written: dict[str, Any] = PrivateAttr()
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """The settings as nested dicts with the keys that the file writes; epsilons are numbers, null sections {}."""
+        return self.model_dump(exclude_unset=True)
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """The file's content as YAML reads it, which is what DVC hashes."""
+        return self._written
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read and check a params.yaml.
+
+    Raises:
+        ParamsError: the file is missing, is no YAML (with the line), or holds faults: all of them, one sentence a line.
+    """
+    written = _read(path)
+    faults: list[str] = []
+    params = None
+    try:
+        params = Params.model_validate(written)
+    except ValidationError as error:
+        faults += _sentences(error, Params)
+    knobs = _check_knobs(written, faults)
+    if params is not None and not faults:
+        params = params.model_copy(update=knobs)
+        params._written = written
+        faults += _impossible(params)
+    if faults:
+        raise ParamsError("\n".join(f"{path}: {fault}" for fault in faults))
+    return params
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """YAML 1.2 by the parser that DVC uses, so that both see the same values; it refuses duplicate keys."""
+    try:
+        written = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file, expected the settings of a study.") from None
+    except MarkedYAMLError as error:
+        raise ParamsError(f"{path}: line {error.problem_mark.line + 1}: {error.problem}.") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: is no YAML text: {' '.join(str(error).split())}.") from None
+    if not isinstance(written, dict):
+        raise ParamsError(f"{path}: line 1: holds {written!r}, expected a mapping of settings.")
+    return written
+
+
+def _check_knobs(written: dict[str, Any], faults: list[str]) -> dict[str, dict[str, dict[str, Any]]]:
+    """The checked settings of all plugins that the file names, by folder; faults are appended."""
+    checked = {}
+    for kind in ("schemes", "defenses", "attacks"):
+        section = written.get(kind)
+        checked[kind] = {}
+        for name, given in section.items() if isinstance(section, dict) else ():
+            if name not in plugins.names(kind):
+                faults.append(f"{kind}.{name}: is unknown{_nearest(name, plugins.names(kind))}")
+            elif given is None or isinstance(given, dict):
+                try:
+                    checked[kind][name] = plugins.settings(kind, name, given or {})
+                except ValidationError as error:
+                    faults += _sentences(error, plugins.knobs(kind, name), (kind, name))
+    return checked
+
+
+def _sentences(error: ValidationError, model: type[BaseModel], prefix: tuple = ()) -> Iterator[str]:
+    for fault in error.errors():
+        key = ".".join(str(part) for part in (*prefix, *fault["loc"]) if part != "[key]")
+        if fault["type"] == "extra_forbidden":
+            yield f"{key}: unknown key{_nearest(fault['loc'][-1], _keys(model, fault['loc'][:-1]))}"
+        elif fault["type"] == "missing":
+            yield f"{key}: is missing, expected a value"
+        elif fault["type"] in ("model_type", "dict_type"):
+            yield f"{key}: {fault['input']!r} should be a mapping of keys to values"
+        else:
+            yield f"{key}: {fault['input']!r} {fault['msg'].removeprefix('Input ').replace('List ', 'list ')}"
+
+
+def _keys(model: type[BaseModel], location: tuple) -> list[str]:
+    """The keys that the model knows at a location such as ("grid", "also", 0)."""
+    for part in location:
+        if isinstance(part, str):
+            model = _section_type(model.model_fields[part].annotation)
+    return list(model.model_fields)
+
+
+def _section_type(annotation: Any) -> Any:
+    return next((kind for kind in get_args(annotation) if isinstance(kind, type)), annotation)
+
+
+def _impossible(params: Params) -> Iterator[str]:
+    """Faults between values that are each fine on their own."""
+    for index, addition in enumerate(params.grid.also):
+        if not addition.model_fields_set:
+            yield f"grid.also.{index}: {{}} names no axis, expected one of: {', '.join(Addition.model_fields)}"
+    cells = params.grid.cells()
+    for dataset, model in dict.fromkeys((dataset, model) for dataset, model, *_ in cells):
+        yield from _misfit(dataset, model)
+    for dataset in dict.fromkeys(dataset for dataset, *_ in cells):
+        yield from _impossible_counts(params, dataset)
+    yield from _impossible_epsilons(params)
+    yield from _impossible_transfer(params)
+
+
+def _misfit(dataset: str, model: str) -> Iterator[str]:
+    """A model whose MIN_SIZE (height, width), if any, exceeds the dataset's INPUT_SHAPE (channels, height, width)."""
+    shape = plugins.constant("datasets", dataset, "INPUT_SHAPE")
+    if len(shape) != 3:
+        yield f"grid.datasets: {dataset!r} has inputs of shape {shape}, expected (channels, height, width)"
+        return
+    height, width = plugins.constants("models", model).get("MIN_SIZE", (1, 1))
+    if shape[1] < height or shape[2] < width:
+        yield (
+            f"grid.models: {model!r} does not fit {dataset!r}, whose inputs are {shape[1]}x{shape[2]} pixels: "
+            f"expected at least {height}x{width}"
+        )
+
+
+def _impossible_epsilons(params: Params) -> Iterator[str]:
+    epsilons, headline = params.evaluation.epsilons, params.evaluation.headline_epsilon
+    written = params.written["evaluation"]
+    if epsilons != sorted(set(epsilons)):
+        yield f"evaluation.epsilons: {written['epsilons']} should be ascending, each value once"
+    if 1 in epsilons:
+        yield "evaluation.epsilons: 1 should be left out, since iterative attacks run there by themselves as a check"
+    if headline not in epsilons:
+        yield f"evaluation.headline_epsilon: {written['headline_epsilon']!r} should be one of evaluation.epsilons"
+    if params.evaluation.grid == "digital":
+        for index, epsilon in enumerate(epsilons):
+            if round(epsilon * 255) / 255 != epsilon:
+                yield (
+                    f"evaluation.epsilons.{index}: {written['epsilons'][index]!r} should be a multiple of 1/255, "
+                    "written like 8/255, since evaluation.grid is 'digital'"
+                )
+
+
+def _impossible_counts(params: Params, dataset: str) -> Iterator[str]:
+    """More samples asked for than the dataset has, if it states its COUNTS (the sizes of train and test)."""
+    counts = plugins.constants("datasets", dataset).get("COUNTS", {"train": inf, "test": inf})
+    train = counts["train"] - params.data.validation
+    limits = [
+        ("data.validation", params.data.validation, counts["train"] - 1, "training images"),
+        ("data.calibration", params.data.calibration, train, "training images beside validation"),
+        ("training.batch_size", params.training.batch_size, train, "training images beside validation"),
+        ("evaluation.samples", params.evaluation.samples, counts["test"], "test images"),
+    ]
+    for key, value, limit, what in limits:
+        if value > limit:
+            yield f"{key}: {value} should be at most {max(limit, 0)}, the {what} of {dataset!r}"
+
+
+def _impossible_transfer(params: Params) -> Iterator[str]:
+    for index, name in enumerate(params.evaluation.transfer):
+        key = f"evaluation.transfer.{index}: {name!r}"
+        if name not in params.attacks:
+            yield f"{key} is not listed in attacks{_nearest(name, list(params.attacks))}"
+        elif (threat := plugins.constant("attacks", name, "THREAT")) != "white_box":
+            yield f"{key} has the threat {threat!r}, expected an attack with 'white_box', crafted on the surrogate"

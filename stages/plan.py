@@ -1,0 +1,272 @@
+"""The plan: what params.yaml asks for, as jobs in topological order. It is the only DAG.
+
+A stage is handed the task of its job, which says what the job is about, so that nobody takes names apart.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from stages import plugins
+from stages.ledger.job import Job
+from stages.params import FLOAT_SCHEME, Params
+
+UNDEFENDED = "none"
+CLEAN = "clean"  # the score of unperturbed inputs, named like an attack
+SUFFIXES = (".json", ".safetensors")
+RESULTS = "data/results"
+FIGURES = ("accuracy_vs_epsilon", "examples", "heatmap", "pareto", "transfer")
+WORST_CASE = f"{RESULTS}/worst_case.csv"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A network that is trained, and attacked where the grid asks for it: dataset x model x scheme x defense x seed."""
+
+    dataset: str
+    model: str
+    scheme: str
+    defense: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.dataset}-{self.model}-{self.scheme}-{self.defense}-s{self.seed}"
+
+    @property
+    def parts(self) -> dict[str, str | int]:
+        """Its five parts, as artifacts hold them."""
+        return asdict(self)
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it is the float network itself."""
+        return self.scheme == FLOAT_SCHEME
+
+    @property
+    def float_variant(self) -> "Variant":
+        """The float network of the same defense, from which a quantized one is made."""
+        return replace(self, scheme=FLOAT_SCHEME)
+
+    @property
+    def rule(self) -> str:
+        """The rule that makes its network."""
+        if not self.is_float:
+            return "quantize"
+        return "train" if self.defense == UNDEFENDED else "defend"
+
+    @property
+    def network(self) -> str:
+        """Its network's path without the suffix (`.safetensors`, `.json`)."""
+        folder = {"train": "trained", "defend": "defended", "quantize": "quantized"}[self.rule]
+        return f"data/{folder}/{self.name}"
+
+    @property
+    def prepared(self) -> str:
+        """Its dataset's path without the suffix."""
+        return prepared(self.dataset)
+
+    def adversarial(self, attack: str) -> str:
+        """The path, without the suffix, of the set that an attack crafts on it."""
+        return f"data/adversarial/{self.name}-{attack}"
+
+    def score(self, attack: str) -> str:
+        """The path, without the suffix, of its scores under an attack, or "clean"."""
+        return f"data/scores/{self.name}-{attack}"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A job and what it is about."""
+
+    job: Job
+    dataset: str | None = None  # None: the report, about all of them
+    variant: Variant | None = None  # None: prepare and report
+    attack: str | None = None  # an attack, "clean" for scores of clean inputs, None elsewhere
+    surrogates: tuple[Variant, ...] = ()  # whose sets are replayed on the variant
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether it scores unperturbed inputs."""
+        return self.attack == CLEAN
+
+
+def prepared(dataset: str) -> str:
+    """A prepared dataset's path without the suffix (`.safetensors`, `.json`)."""
+    return f"data/prepared/{dataset}"
+
+
+def plan(params: Params) -> list[Job]:
+    """All jobs, each after those that make its inputs."""
+    return [task.job for task in tasks(params)]
+
+
+def task_of(job: Job, params: Params) -> Task:
+    """What a job of the plan is about; KeyError where the plan has no such job."""
+    return {task.job: task for task in tasks(params)}[job]
+
+
+def variants(params: Params) -> list[Variant]:
+    """The variants that the grid asks for: those that are attacked, scored and reported."""
+    return [Variant(*cell) for cell in params.grid.cells()]
+
+
+def networks(params: Params) -> list[Variant]:
+    """The variants and the float networks that they are made from, floats first."""
+    attacked = variants(params)
+    return list(dict.fromkeys([*(variant.float_variant for variant in attacked), *attacked]))
+
+
+def surrogates(params: Params, target: Variant) -> list[Variant]:
+    """The other variants of the same dataset, model and seed, so that adding a seed or a model changes no target."""
+    return [
+        variant
+        for variant in variants(params)
+        if variant != target and replace(variant, scheme=target.scheme, defense=target.defense) == target
+    ]
+
+
+def tasks(params: Params) -> list[Task]:
+    """The tasks of all jobs, in the plan's order."""
+    attacked = variants(params)
+    scored = [(variant, attack) for variant in attacked for attack in params.attacks]
+    made = [
+        *(_prepare(dataset) for dataset in dict.fromkeys(variant.dataset for variant in attacked)),
+        *(_network(params, variant) for variant in networks(params)),
+        *(_score_clean(variant) for variant in attacked),
+        *(_attack(variant, attack) for variant, attack in scored),
+        *(_score(params, variant, attack) for variant, attack in scored),
+    ]
+    return [*made, _report(params, [task for task in made if task.job.rule == "score"])]
+
+
+def dvc_plots(params: Params) -> list[dict[str, Any]]:
+    """The `plots` of dvc.yaml: worst-case robust accuracy against epsilon, one line a variant."""
+    columns = [variant.name for variant in variants(params)]
+    return [
+        {
+            "worst_case": {
+                "template": "simple",
+                "title": "Worst-case robust accuracy",
+                "x": {WORST_CASE: "epsilon"},
+                "y": {WORST_CASE: columns},
+                "x_label": "Epsilon",
+                "y_label": "Robust accuracy",
+            }
+        }
+    ]
+
+
+def _files(*stems: str) -> tuple[str, ...]:
+    return tuple(stem + suffix for stem in stems for suffix in SUFFIXES)
+
+
+def _code(rule: str, **used: str) -> dict[str, Any]:
+    """A job's code and its roots: the stage, and the plugins given as kind=name."""
+    sources = [f"stages/{rule}.py", *(plugins.source(kind, name).as_posix() for kind, name in used.items())]
+    return {"rule": rule, "code": "-".join([rule, *used.values()]), "modules": tuple(sources)}
+
+
+def _prepare(dataset: str) -> Task:
+    job = Job(
+        item=dataset,
+        inputs=(),
+        params=("data.validation", "data.calibration"),
+        outputs=_files(prepared(dataset)),
+        **_code("prepare", datasets=dataset),
+    )
+    return Task(job, dataset)
+
+
+def _network(params: Params, variant: Variant) -> Task:
+    """Training a float network, with or without a defense, or quantizing one."""
+    used = {"models": variant.model, "defenses": variant.defense}
+    settings = ["device", "precision", "threads", "training"]
+    inputs = [variant.prepared]
+    if variant.defense in params.defenses:
+        settings.append(f"defenses.{variant.defense}")
+    if variant.rule == "quantize":
+        used["schemes"] = variant.scheme
+        inputs.append(variant.float_variant.network)
+        if variant.scheme in params.schemes:
+            settings.append(f"schemes.{variant.scheme}")
+    job = Job(
+        item=variant.name,
+        inputs=_files(*inputs),
+        params=tuple(settings),
+        outputs=_files(variant.network),
+        **_code(variant.rule, **used),
+    )
+    return Task(job, variant.dataset, variant)
+
+
+def _score_clean(variant: Variant) -> Task:
+    job = Job(
+        item=f"{variant.name}-{CLEAN}",
+        inputs=_files(variant.prepared, variant.network),
+        params=("device", "threads", "evaluation.samples"),
+        outputs=(variant.score(CLEAN) + ".parquet",),
+        **_code("score", models=variant.model),
+    )
+    return Task(job, variant.dataset, variant, CLEAN)
+
+
+def _attack(variant: Variant, attack: str) -> Task:
+    evaluation = ("evaluation.epsilons", "evaluation.samples", "evaluation.grid")
+    job = Job(
+        item=f"{variant.name}-{attack}",
+        inputs=_files(variant.prepared, variant.network),
+        params=("device", "threads", *evaluation, f"attacks.{attack}"),
+        outputs=_files(variant.adversarial(attack)),
+        **_code("attack", attacks=attack, models=variant.model),
+    )
+    return Task(job, variant.dataset, variant, attack)
+
+
+def _score(params: Params, variant: Variant, attack: str) -> Task:
+    replayed = surrogates(params, variant) if attack in params.evaluation.transfer else []
+    sets = [crafted_on.adversarial(attack) for crafted_on in (variant, *replayed)]
+    job = Job(
+        item=f"{variant.name}-{attack}",
+        inputs=_files(variant.prepared, variant.network, *sets),
+        params=("device", "threads"),
+        outputs=(variant.score(attack) + ".parquet",),
+        **_code("score", models=variant.model),
+    )
+    return Task(job, variant.dataset, variant, attack, tuple(replayed))
+
+
+def _report(params: Params, scores: list[Task]) -> Task:
+    shown = _shown(params)
+    inputs = [
+        *(output for task in scores for output in task.job.outputs),
+        *(variant.network + ".json" for variant in variants(params)),
+        *_files(*(variant.adversarial(attack) for variant, attack in shown)),
+        *_files(*dict.fromkeys(variant.prepared for variant, _ in shown)),
+    ]
+    job = Job(
+        item="all",
+        inputs=tuple(inputs),
+        params=_reported(params),
+        outputs=(f"{RESULTS}/report.html", *(f"{RESULTS}/figures/{figure}.svg" for figure in FIGURES)),
+        tracked=(f"{RESULTS}/results.csv", f"{RESULTS}/variants.csv", WORST_CASE),
+        metrics=(f"{RESULTS}/metrics.json",),
+        **_code("report"),
+    )
+    return Task(job)
+
+
+def _shown(params: Params) -> list[tuple[Variant, str]]:
+    """The sets whose images the report shows: an iterative attack's on undefended variants of one dataset and model."""
+    first = variants(params)[0]
+    comparable = [first, *surrogates(params, first)]
+    undefended = [variant for variant in comparable if variant.defense == UNDEFENDED]
+    white_box = [name for name in params.attacks if plugins.constant("attacks", name, "THREAT") == "white_box"]
+    iterative = [name for name in white_box if plugins.constant("attacks", name, "ITERATIVE")]
+    attack = (iterative or white_box or list(params.attacks))[0]
+    return [(variant, attack) for variant in undefended or comparable]
+
+
+def _reported(params: Params) -> tuple[str, ...]:
+    """All settings, since the report prints them; where the data was read from is none of its business."""
+    keys = [key for key in params.values if key != "data"]
+    return (*keys, "data.validation", "data.calibration")

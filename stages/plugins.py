@@ -1,0 +1,200 @@
+"""What the plugin folders offer, read from the source without importing it, so that a wrong setting is refused at once.
+
+A plugin is a file that defines its folder's function. Its settings (knobs) are the keyword-only parameters that the
+contract does not name; its constants are the upper-case names that it assigns literals, or arithmetic on them, to.
+"""
+
+import ast
+import operator
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+from stages import knobs as knob_types
+
+STAGES = Path(__file__).parent
+
+
+class PluginError(ValueError):
+    """A plugin that does not keep its folder's contract, in one sentence."""
+
+
+class Contract(NamedTuple):
+    """The function that a folder's plugins define, and its keyword-only parameters that are not settings."""
+
+    function: str
+    arguments: frozenset[str] = frozenset()
+
+
+CONTRACTS = {
+    "datasets": Contract("load"),
+    "models": Contract("network"),
+    "schemes": Contract("quantize"),
+    "defenses": Contract("loss", frozenset({"generator"})),
+    "attacks": Contract("attack", frozenset({"epsilons", "generator"})),
+}
+
+OPERATORS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+    ast.USub: operator.neg,
+}
+
+NAMED_TYPES = ("Count", "Epsilon", "Fraction", "NonNegative", "NonNegativeInt", "Positive")
+ANNOTATIONS = {
+    **{kind.__name__: kind for kind in (bool, float, int, list, str)},
+    "Literal": Literal,
+    **{name: getattr(knob_types, name) for name in NAMED_TYPES},
+}
+
+
+def names(kind: str) -> list[str]:
+    """The plugins of a folder of `stages/`, sorted: its files that define the folder's function."""
+    files = sorted((STAGES / kind).glob("*.py"))
+    return [file.stem for file in files if _function(kind, file) is not None]
+
+
+def source(kind: str, name: str) -> Path:
+    """The file of a plugin, such as `stages/attacks/pgd.py`, relative to the folder that holds `stages/`."""
+    return Path("stages", kind, f"{name}.py")
+
+
+def constants(kind: str, name: str) -> dict[str, Any]:
+    """The upper-case constants of a plugin whose values are literals."""
+    return _constants(_plugin_file(kind, name))
+
+
+def constant(kind: str, name: str, constant_name: str) -> Any:
+    """A constant that the contract demands of a plugin; PluginError where the file does not assign it a literal."""
+    values = constants(kind, name)
+    if constant_name not in values:
+        raise PluginError(f"{source(kind, name)}: {constant_name} is missing, expected a constant assigned a literal.")
+    return values[constant_name]
+
+
+def knobs(kind: str, name: str) -> type[BaseModel]:
+    """The settings of a plugin as a strict pydantic model that refuses any other key.
+
+    Raises:
+        PluginError: a setting is annotated with neither a builtin nor a type of `stages/knobs.py`, or its default is no
+            literal.
+    """
+    file = _plugin_file(kind, name)
+    arguments = _function(kind, file).args
+    known = _constants(file)
+    fields = {
+        argument.arg: (
+            _annotation(argument, file),
+            ... if default is None else _default(argument, default, known, file),
+        )
+        for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+        if argument.arg not in CONTRACTS[kind].arguments
+    }
+    strict = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    return create_model(f"{kind}.{name}", __config__=strict, **fields)
+
+
+def settings(kind: str, name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The given settings of a plugin, checked, with epsilons as numbers; those not given stay out.
+
+    Raises:
+        pydantic.ValidationError: an unknown or missing key, a wrong type, or an impossible value.
+    """
+    return knobs(kind, name).model_validate(given).model_dump(exclude_unset=True)
+
+
+def _plugin_file(kind: str, name: str) -> Path:
+    file = STAGES / kind / f"{name}.py"
+    if not file.is_file() or _function(kind, file) is None:
+        raise PluginError(f"{source(kind, name)}: is no plugin, expected one of {', '.join(names(kind))}.")
+    return file
+
+
+@cache
+def _parsed(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
+def _body(file: Path) -> list[ast.stmt]:
+    try:
+        return _parsed(file.read_text(encoding="utf-8")).body
+    except SyntaxError as error:
+        raise PluginError(f"{_shown(file)}: line {error.lineno}: {error.msg}, expected Python source.") from error
+
+
+def _function(kind: str, file: Path) -> ast.FunctionDef | None:
+    wanted = CONTRACTS[kind].function
+    return next((node for node in _body(file) if isinstance(node, ast.FunctionDef) and node.name == wanted), None)
+
+
+def _constants(file: Path) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for node in _body(file):
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if name.isupper():
+                pass
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value) if name.isupper():
+                pass
+            case _:
+                continue
+        with suppress(ValueError):
+            values[name] = _literal(value, values)
+    return values
+
+
+def _literal(node: ast.expr, constants: dict[str, Any]) -> Any:
+    """The value of a literal, of arithmetic on literals, or of a constant above it; ValueError for anything else."""
+    match node:
+        case ast.Constant():
+            return node.value
+        case ast.Name() if node.id in constants:
+            return constants[node.id]
+        case ast.Tuple():
+            return tuple(_literal(element, constants) for element in node.elts)
+        case ast.List():
+            return [_literal(element, constants) for element in node.elts]
+        case ast.Dict() if all(node.keys):
+            return {
+                _literal(key, constants): _literal(value, constants)
+                for key, value in zip(node.keys, node.values, strict=True)
+            }
+        case ast.UnaryOp() if type(node.op) in OPERATORS:
+            return OPERATORS[type(node.op)](_literal(node.operand, constants))
+        case ast.BinOp() if type(node.op) in OPERATORS:
+            return OPERATORS[type(node.op)](_literal(node.left, constants), _literal(node.right, constants))
+    raise ValueError(f"{ast.unparse(node)} is no literal")
+
+
+def _default(argument: ast.arg, node: ast.expr, constants: dict[str, Any], file: Path) -> Any:
+    try:
+        return _literal(node, constants)
+    except ValueError as error:
+        raise PluginError(
+            f"{_shown(file)}: the default of {argument.arg} is {ast.unparse(node)}, expected a literal."
+        ) from error
+
+
+def _annotation(argument: ast.arg, file: Path) -> Any:
+    match argument.annotation:
+        case None:
+            written = "nothing"
+        case ast.Constant(value=str(quoted)):
+            written = quoted
+        case annotation:
+            written = ast.unparse(annotation)
+    try:
+        return eval(written, {"__builtins__": {}}, ANNOTATIONS)
+    except (NameError, SyntaxError, TypeError, AttributeError) as error:
+        raise PluginError(
+            f"{_shown(file)}: {argument.arg} is annotated with {written}, expected one of {', '.join(ANNOTATIONS)}."
+        ) from error
+
+
+def _shown(file: Path) -> str:
+    return file.relative_to(STAGES.parent).as_posix()

@@ -1,0 +1,268 @@
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+import made_up_plugins
+import pytest
+import yaml
+
+from stages.params import ParamsError, load_params
+
+ROOT = Path(__file__).parents[1]
+WRITTEN = {
+    "study": {"title": "T", "question": "Q"},
+    "device": "auto",
+    "precision": "fp32",
+    "threads": 1,
+    "data": {"mirror": "", "validation": 20, "calibration": 10},
+    "grid": {
+        "datasets": ["digits"],
+        "models": ["small"],
+        "schemes": ["fp32", "w8"],
+        "defenses": ["none"],
+        "seeds": [0],
+        "also": [{"scheme": "w4"}],
+    },
+    "training": {
+        "epochs": 1,
+        "batch_size": 8,
+        "learning_rate": 0.1,
+        "momentum": 0,
+        "weight_decay": 5e-4,
+        "augmentation": {"crop_padding": 2, "horizontal_flip": False},
+    },
+    "schemes": {"w4": {"epochs": 2}},
+    "defenses": {"hard": {"epsilon": "8/255"}},
+    "attacks": {"noise": None, "climb": {"steps": 3}},
+    "evaluation": {
+        "epsilons": [0, "8/255", "16/255"],
+        "headline_epsilon": "8/255",
+        "samples": 40,
+        "grid": "digital",
+        "transfer": ["climb"],
+    },
+    "report": {"quality_targets": {"small": 0.5}, "examples": 4},
+}
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    """Load WRITTEN after some dotted keys were set (or removed, by the value ...)."""
+    made_up_plugins.install(tmp_path, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+
+    def load(**changes):
+        written = deepcopy(WRITTEN)
+        for dotted, value in changes.items():
+            *sections, key = dotted.split(".")
+            section = written
+            for name in sections:
+                section = section[name]
+            section[key] = value
+            if value is ...:
+                del section[key]
+        Path("params.yaml").write_text(yaml.safe_dump(written))
+        return load_params()
+
+    return load
+
+
+@pytest.fixture
+def faults(load):
+    def faults(**changes):
+        with pytest.raises(ParamsError) as caught:
+            load(**changes)
+        return str(caught.value).splitlines()
+
+    return faults
+
+
+def test_values_are_what_the_file_writes_with_epsilons_as_numbers(load):
+    params = load()
+    expected = deepcopy(WRITTEN)
+    expected["defenses"]["hard"]["epsilon"] = expected["evaluation"]["headline_epsilon"] = 8 / 255
+    expected["evaluation"]["epsilons"] = [0.0, 8 / 255, 16 / 255]
+    expected["attacks"]["noise"] = {}
+    assert params.values == expected
+    assert params.written == WRITTEN
+    assert params.evaluation.epsilons == [0.0, 8 / 255, 16 / 255]
+    assert params.attacks["climb"] == {"steps": 3}
+
+
+def test_numbers_are_read_as_dvc_reads_them(load):
+    load()
+    file = Path("params.yaml")
+    file.write_text(file.read_text().replace("weight_decay: 0.0005", "weight_decay: 5e-4"))
+    assert load_params().training.weight_decay == 5e-4
+
+
+@pytest.mark.parametrize(
+    "key, value, sentence",
+    [
+        ("threadz", 1, "threadz: unknown key, did you mean 'threads'?"),
+        ("grid.sedes", [1], "grid.sedes: unknown key, did you mean 'seeds'?"),
+        ("attacks.climb", {"stepz": 3}, "attacks.climb.stepz: unknown key, did you mean 'steps'?"),
+        (
+            "training.augmentation.crop_pading",
+            1,
+            "training.augmentation.crop_pading: unknown key, did you mean 'crop_padding'?",
+        ),
+        ("data.other", 1, "data.other: unknown key, expected one of: mirror, validation, calibration"),
+        ("grid.also", [{"scheem": "w4"}], "grid.also.0.scheem: unknown key, did you mean 'scheme'?"),
+        ("training.epochs", ..., "training.epochs: is missing, expected a value"),
+        ("report", ..., "report: is missing, expected a value"),
+        ("training.epochs", "10", "training.epochs: '10' should be a valid integer"),
+        ("training.epochs", True, "training.epochs: True should be a valid integer"),
+        ("training.epochs", 0, "training.epochs: 0 should be greater than or equal to 1"),
+        ("training.learning_rate", 0, "training.learning_rate: 0 should be greater than 0"),
+        ("training.momentum", 1.5, "training.momentum: 1.5 should be less than or equal to 1"),
+        ("training", None, "training: None should be a mapping of keys to values"),
+        ("attacks.climb", [3], "attacks.climb: [3] should be a mapping of keys to values"),
+        ("device", "gpu", "device: 'gpu' should be 'auto', 'cpu' or 'cuda'"),
+        ("grid.seeds", 0, "grid.seeds: 0 should be a valid list"),
+        ("grid.seeds", [], "grid.seeds: [] list should have at least 1 item after validation, not 0"),
+        ("grid.seeds", [0, 0], "grid.seeds: [0, 0] should name 0 only once"),
+        ("grid.models", ["smal"], "grid.models.0: 'smal' is unknown, did you mean 'small'?"),
+        ("grid.models", ["x"], "grid.models.0: 'x' is unknown, expected one of: small, tall"),
+        ("grid.schemes", ["fp16"], "grid.schemes.0: 'fp16' is unknown, did you mean 'fp32'?"),
+        ("grid.also", [{}], "grid.also.0: {} names no axis, expected one of: dataset, model, scheme, defense, seed"),
+        ("attacks.clime", {}, "attacks.clime: is unknown, did you mean 'climb'?"),
+        ("schemes.fp32", {}, "schemes.fp32: is unknown, expected one of: w4, w8"),
+        ("defenses.hard", {}, "defenses.hard.epsilon: is missing, expected a value"),
+        ("defenses.hard.epsilon", "9/8", "defenses.hard.epsilon: '9/8' should be less than or equal to 1"),
+        (
+            "report.quality_targets",
+            {"smal": 1},
+            "report.quality_targets.smal: 'smal' is unknown, did you mean 'small'?",
+        ),
+        (
+            "grid.models",
+            ["tall"],
+            "grid.models: 'tall' does not fit 'digits', whose inputs are 16x12 pixels: expected at least 17x1",
+        ),
+        (
+            "grid.datasets",
+            ["tones"],
+            "grid.datasets: 'tones' has inputs of shape (49, 10), expected (channels, height, width)",
+        ),
+        ("evaluation.epsilons", ["8/255", 0], "evaluation.epsilons: ['8/255', 0] should be ascending, each value once"),
+        (
+            "evaluation.epsilons",
+            [0, 0, "8/255"],
+            "evaluation.epsilons: [0, 0, '8/255'] should be ascending, each value once",
+        ),
+        (
+            "evaluation.epsilons",
+            [0, "8/255", 1],
+            "evaluation.epsilons: 1 should be left out, since iterative attacks run there by themselves as a check",
+        ),
+        ("evaluation.headline_epsilon", 0.5, "evaluation.headline_epsilon: 0.5 should be one of evaluation.epsilons"),
+        (
+            "evaluation.epsilons",
+            ["8/255", 0.5],
+            "evaluation.epsilons.1: 0.5 should be a multiple of 1/255, written like 8/255, since evaluation.grid is "
+            "'digital'",
+        ),
+        ("evaluation.samples", 41, "evaluation.samples: 41 should be at most 40, the test images of 'digits'"),
+        (
+            "data.calibration",
+            81,
+            "data.calibration: 81 should be at most 80, the training images beside validation of 'digits'",
+        ),
+        (
+            "training.batch_size",
+            81,
+            "training.batch_size: 81 should be at most 80, the training images beside validation of 'digits'",
+        ),
+        (
+            "evaluation.transfer",
+            ["noise"],
+            "evaluation.transfer.0: 'noise' has the threat 'noise', expected an attack with 'white_box', crafted on "
+            "the surrogate",
+        ),
+        (
+            "evaluation.transfer",
+            ["clim"],
+            "evaluation.transfer.0: 'clim' is not listed in attacks, did you mean 'climb'?",
+        ),
+    ],
+)
+def test_each_fault_is_one_sentence_with_key_value_and_what_was_expected(faults, key, value, sentence):
+    assert faults(**{key: value}) == [f"params.yaml: {sentence}"]
+
+
+def test_all_faults_are_named_at_once(faults):
+    sentences = faults(**{"threads": 0, "attacks.climb.steps": "3", "schemes.w5": {}, "study.titel": "T"})
+    assert [sentence.split(":")[1].strip() for sentence in sentences] == [
+        "study.titel",
+        "threads",
+        "schemes.w5",
+        "attacks.climb.steps",
+    ]
+
+
+def test_the_pre_quantizer_grid_takes_any_epsilon(load):
+    changes = {"evaluation.epsilons": [0.01, 0.5], "evaluation.headline_epsilon": 0.01}
+    assert load(**{"evaluation.grid": "pre_quantizer", **changes}).evaluation.epsilons == [0.01, 0.5]
+
+
+def test_every_multiple_of_1_over_255_is_digital(load):
+    epsilons = [f"{j}/255" for j in range(255)]
+    assert load(**{"evaluation.epsilons": epsilons}).evaluation.epsilons == [j / 255 for j in range(255)]
+
+
+def test_a_model_need_only_fit_the_datasets_that_the_grid_crosses_it_with(load):
+    params = load(**{"grid.also": [{"dataset": "towers", "model": "tall", "scheme": "w4"}]})
+    assert params.grid.cells()[-1] == ("towers", "tall", "w4", "none", 0)
+
+
+def test_cells_are_the_product_and_what_is_beside_it_each_once(load):
+    params = load(**{"grid.seeds": [0, 1], "grid.also": [{"scheme": "w4", "seed": 7}, {"scheme": "w8"}]})
+    assert params.grid.cells() == [
+        ("digits", "small", "fp32", "none", 0),
+        ("digits", "small", "fp32", "none", 1),
+        ("digits", "small", "w8", "none", 0),
+        ("digits", "small", "w8", "none", 1),
+        ("digits", "small", "w4", "none", 7),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("threads: 1\nthreads: 2\n", 'line 2: found duplicate key "threads" with value "2" (original value: "1").'),
+        ("study:\n  title: a: b\n", "line 2: mapping values are not allowed here."),
+        ("grid: [1\n", "line 2: expected ',' or ']', but got '<stream end>'."),
+        ("- threads\n", "line 1: holds ['threads'], expected a mapping of settings."),
+        ("", "line 1: holds None, expected a mapping of settings."),
+    ],
+)
+def test_what_is_no_yaml_mapping_is_refused_with_its_line(tmp_path, text, sentence):
+    file = tmp_path / "params.yaml"
+    file.write_text(text)
+    with pytest.raises(ParamsError) as caught:
+        load_params(file)
+    assert str(caught.value) == f"{file}: {sentence}"
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_bytes(b"study: \xff\n")
+    with pytest.raises(ParamsError, match=r"params.yaml: is no YAML text: "):
+        load_params(file)
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path):
+    with pytest.raises(ParamsError, match=r"nowhere.yaml: no such file, expected the settings of a study"):
+        load_params(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize("file", [ROOT / "params.yaml", *ROOT.glob("studies/*/params.yaml")], ids=str)
+def test_the_projects_studies_are_valid(file):
+    assert load_params(file).grid.cells()
+
+
+def test_settings_and_plan_need_no_torch():
+    program = "import sys, stages.plan; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'pandas')))"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0

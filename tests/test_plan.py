@@ -1,0 +1,198 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stages.params import load_params
+from stages.plan import Variant, dvc_plots, networks, plan, surrogates, task_of, tasks, variants
+from stages.seeds import seed_of
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def params():
+    """The default study."""
+    return load_params(ROOT / "params.yaml")
+
+
+def changed(params, **grid):
+    return params.model_copy(update={"grid": params.grid.model_copy(update=grid)})
+
+
+def job(params, rule, item):
+    (found,) = [job for job in plan(params) if (job.rule, job.item) == (rule, item)]
+    return found
+
+
+def test_a_variant_names_its_network_by_the_rule_that_makes_it():
+    variant = Variant("d", "m", "fp32", "none", 3)
+    assert (variant.name, variant.rule, variant.network) == (
+        "d-m-fp32-none-s3",
+        "train",
+        "data/trained/d-m-fp32-none-s3",
+    )
+    defended = replace(variant, defense="hard")
+    assert (defended.rule, defended.network) == ("defend", "data/defended/d-m-fp32-hard-s3")
+    quantized = replace(defended, scheme="w4")
+    assert (quantized.rule, quantized.network) == ("quantize", "data/quantized/d-m-w4-hard-s3")
+    assert quantized.float_variant == defended
+    assert Variant(**quantized.parts) == quantized
+
+
+def test_the_default_study(params):
+    rules = [job.rule for job in plan(params)]
+    assert {rule: rules.count(rule) for rule in rules} == {
+        "prepare": 1,
+        "train": 1,
+        "defend": 2,
+        "quantize": 7,
+        "score": 10 + 30,
+        "attack": 30,
+        "report": 1,
+    }
+
+
+@pytest.mark.parametrize("file", [ROOT / "params.yaml", *ROOT.glob("studies/*/params.yaml")], ids=str)
+def test_jobs_come_after_those_that_make_their_inputs_and_no_file_is_made_twice(file):
+    made = []
+    for job in plan(load_params(file)):
+        assert set(job.inputs) <= set(made)
+        made += job.products
+    assert len(made) == len(set(made))
+
+
+def test_every_key_that_a_job_names_is_written_in_the_file(params):
+    for job in plan(params):
+        for dotted in job.params:
+            section = params.written
+            for key in dotted.split("."):
+                section = section[key]
+
+
+def test_every_module_is_named_from_the_repository_and_code_names_modules(params):
+    by_code = {}
+    for job in plan(params):
+        assert job.modules[0] == f"stages/{job.rule}.py"
+        assert all((ROOT / module).is_file() for module in job.modules[1:])
+        assert by_code.setdefault(job.code, job.modules) == job.modules
+    assert len(set(by_code.values())) == len(by_code)
+
+
+def test_training_depends_on_its_own_settings_and_plugins_alone(params):
+    name = "fashion_mnist-resnet8-fp32-fast_at-s0"
+    defend = job(params, "defend", name)
+    assert defend.inputs == ("data/prepared/fashion_mnist.json", "data/prepared/fashion_mnist.safetensors")
+    assert defend.params == ("device", "precision", "threads", "training", "defenses.fast_at")
+    assert defend.modules == ("stages/defend.py", "stages/models/resnet8.py", "stages/defenses/fast_at.py")
+    assert defend.outputs == (f"data/defended/{name}.json", f"data/defended/{name}.safetensors")
+
+
+def test_a_quantized_network_is_made_from_the_float_network_of_the_same_defense(params):
+    quantize = job(params, "quantize", "fashion_mnist-resnet8-w4a4-jacobian-s0")
+    assert "data/defended/fashion_mnist-resnet8-fp32-jacobian-s0.safetensors" in quantize.inputs
+    assert quantize.params == ("device", "precision", "threads", "training", "defenses.jacobian", "schemes.w4a4")
+    assert set(quantize.modules[1:]) == {
+        "stages/models/resnet8.py",
+        "stages/defenses/jacobian.py",
+        "stages/schemes/w4a4.py",
+    }
+
+
+def test_settings_that_the_file_leaves_out_are_no_keys_of_a_job(params):
+    without = params.model_copy(update={"schemes": {}, "defenses": {}})
+    quantize = job(without, "quantize", "fashion_mnist-resnet8-w4a4-jacobian-s0")
+    assert quantize.params == ("device", "precision", "threads", "training")
+
+
+def test_a_float_network_is_made_but_not_attacked_where_only_its_quantized_variant_is_asked_for(params):
+    quantized = changed(params, schemes=["int8"], defenses=["fast_at"], also=[])
+    assert [variant.scheme for variant in variants(quantized)] == ["int8"]
+    assert [variant.scheme for variant in networks(quantized)] == ["fp32", "int8"]
+    rules = [job.rule for job in plan(quantized)]
+    assert rules == ["prepare", "defend", "quantize", "score", *["attack"] * 3, *["score"] * 3, "report"]
+
+
+def test_transfer_sets_are_those_of_the_other_variants_of_the_same_dataset_model_and_seed(params):
+    params = changed(params, models=["resnet8", "tiny_cnn"], seeds=[0, 1])
+    target = Variant("fashion_mnist", "resnet8", "int8", "none", 1)
+    others = surrogates(params, target)
+    assert len(others) == 9
+    assert all((other.dataset, other.model, other.seed) == ("fashion_mnist", "resnet8", 1) for other in others)
+    assert target not in others
+
+    score = job(params, "score", f"{target.name}-pgd")
+    crafted = {path for path in score.inputs if path.startswith("data/adversarial/") and path.endswith(".safetensors")}
+    assert crafted == {variant.adversarial("pgd") + ".safetensors" for variant in (target, *others)}
+    assert task_of(score, params).surrogates == tuple(others)
+
+    own = job(params, "score", f"{target.name}-fgsm")
+    assert [path for path in own.inputs if path.startswith("data/adversarial/")] == [
+        f"data/adversarial/{target.name}-fgsm.json",
+        f"data/adversarial/{target.name}-fgsm.safetensors",
+    ]
+    assert task_of(own, params).surrogates == ()
+
+
+@pytest.mark.parametrize("axis, value", [("seeds", [0, 1]), ("models", ["resnet8", "tiny_cnn"])])
+def test_a_new_seed_or_model_changes_no_job_but_the_report(params, axis, value):
+    before, after = set(plan(params)), set(plan(changed(params, **{axis: value})))
+    assert {job.rule for job in before - after} == {"report"}
+
+
+def test_an_attack_depends_on_its_network_and_settings(params):
+    name = "fashion_mnist-resnet8-w1a1-none-s0"
+    attack = job(params, "attack", f"{name}-pgd")
+    assert attack.inputs[2:] == (f"data/quantized/{name}.json", f"data/quantized/{name}.safetensors")
+    evaluation = ("evaluation.epsilons", "evaluation.samples", "evaluation.grid")
+    assert attack.params == ("device", "threads", *evaluation, "attacks.pgd")
+    assert set(attack.modules[1:]) == {"stages/models/resnet8.py", "stages/attacks/pgd.py"}
+
+
+def test_tasks_say_what_a_job_is_about(params):
+    variant = Variant("fashion_mnist", "resnet8", "fp32", "none", 0)
+    attack = task_of(job(params, "attack", f"{variant.name}-fgsm"), params)
+    assert (attack.dataset, attack.variant, attack.attack, attack.surrogates) == ("fashion_mnist", variant, "fgsm", ())
+    clean = task_of(job(params, "score", f"{variant.name}-clean"), params)
+    assert (clean.variant, clean.attack) == (variant, "clean")
+    assert task_of(job(params, "train", variant.name), params).variant == variant
+    assert task_of(job(params, "prepare", "fashion_mnist"), params).dataset == "fashion_mnist"
+    assert task_of(plan(params)[-1], params).dataset is None
+    with pytest.raises(KeyError):
+        task_of(replace(attack.job, item="another"), params)
+
+
+def test_the_report_reads_all_scores_and_shows_one_attack_on_the_undefended_variants(params):
+    report = plan(params)[-1]
+    scores = [output for task in tasks(params) if task.job.rule == "score" for output in task.job.outputs]
+    assert [path for path in report.inputs if path.endswith(".parquet")] == scores
+    networks_read = [
+        path for path in report.inputs if path.startswith(("data/trained", "data/defended", "data/quantized"))
+    ]
+    assert networks_read == [variant.network + ".json" for variant in variants(params)]
+    shown = {path for path in report.inputs if path.startswith("data/adversarial") and path.endswith(".json")}
+    undefended = [variant for variant in variants(params) if variant.defense == "none"]
+    assert shown == {variant.adversarial("pgd") + ".json" for variant in undefended}
+    assert "data/results/report.html" in report.outputs
+    assert report.metrics == ("data/results/metrics.json",)
+    assert "data/results/results.csv" in report.tracked
+
+
+def test_where_data_comes_from_is_no_setting_of_any_job(params):
+    keys = {key for job in plan(params) for key in job.params}
+    assert keys & {"data", "data.mirror"} == set()
+
+
+def test_dvc_plots_draw_one_line_a_variant(params):
+    (plot,) = dvc_plots(params)
+    columns = plot["worst_case"]["y"]["data/results/worst_case.csv"]
+    assert columns == [variant.name for variant in variants(params)]
+    assert plot["worst_case"]["x"] == {"data/results/worst_case.csv": "epsilon"}
+    assert "data/results/worst_case.csv" in plan(params)[-1].tracked
+
+
+def test_seeds_depend_on_name_and_purpose_alone():
+    assert seed_of("fashion_mnist-resnet8-fp32-none-s0", "attack") == 4852366749624048189  # of sha256sum, by hand
+    seeds = [seed_of(name, purpose) for name in ("a", "ab", "b") for purpose in ("", "b", "initialisation")]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
