@@ -14,16 +14,17 @@ from tqdm import tqdm
 from stages.artifacts.adversarial import AdversarialSet, save_adversarial_set
 from stages.artifacts.datasets import load_dataset
 from stages.artifacts.networks import load_classifier
-from stages.attacks.grid import from_levels, to_digital
+from stages.attacks.grid import to_digital
 from stages.attacks.result import AttackResult, judged
 from stages.classifier import Classifier
 from stages.datasets.arrays import evaluation_samples
+from stages.datasets.tensors import as_input
+from stages.knobs import FULL_RANGE
 from stages.runtime import configure
 from stages.seeds import seed_of
 
 # A random attack draws batch by batch, so that its draws, not its strength, depend on this number.
 BATCH_SIZE = 100
-FULL_RANGE = 1.0  # the epsilon at which an iterative attack that works leaves nothing standing
 
 
 def run(task, params, outputs) -> None:
@@ -40,7 +41,7 @@ def run(task, params, outputs) -> None:
     result = craft(
         plugin,
         load_classifier(Path(task.variant.network), device),
-        from_levels(test.inputs[samples], device),
+        as_input(torch.from_numpy(test.inputs[samples]).to(device)),
         torch.from_numpy(test.labels[samples]).to(device),
         epsilons=epsilons,
         knobs=params.values["attacks"][task.attack],
@@ -90,7 +91,7 @@ def craft(
         result = plugin.attack(classifier, originals, targets, epsilons=asked, generator=generator, **knobs)
         if not digital:
             return result
-        rounded = to_digital(result.inputs, originals)
+        rounded = to_digital(result.inputs, originals, epsilon)
         return judged(classifier, rounded, originals, targets, queries=result.queries, backwards=result.backwards)
 
     starts = range(0, len(inputs), BATCH_SIZE)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+FULL_RANGE = 1.0  # the epsilon at which any input is allowed: a test of attacks, no budget of an attacker
 FRACTION = re.compile(r"\s*(\d+)\s*/\s*(\d*[1-9]\d*)\s*")
 
 

@@ -131,7 +131,7 @@ class Evaluation(Section):
 
 
 class Report(Section):
-    quality_targets: dict[ModelName, Fraction]
+    quality_targets: dict[DatasetName, dict[ModelName, Fraction]]
     examples: Count
 
 

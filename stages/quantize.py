@@ -10,13 +10,13 @@ import torch
 
 from stages.artifacts.datasets import load_dataset
 from stages.artifacts.networks import build, describe, load_network, save_network
+from stages.datasets.tensors import as_input
 from stages.models.footprint import footprint
 from stages.quantization.brevitas_layers import BrevitasLayers
 from stages.quantization.freeze import freeze, layer_table
 from stages.runtime import configure
 from stages.seeds import seed_of
 from stages.train import samples, train_variant
-from stages.training.loop import as_input
 
 BATCH_SIZE = 128  # of calibration
 
@@ -31,8 +31,9 @@ def run(task, params, outputs) -> None:
     description = describe(variant, dataset, scheme.FORMAT)
 
     torch.manual_seed(seed_of(variant.name, "initialisation"))
-    network = build(description, partial(BrevitasLayers, format=scheme.FORMAT)).to(device)
+    network = build(description, partial(BrevitasLayers, format=scheme.FORMAT))
     copy_float_weights(float_network, network)
+    network.to(device)  # after loading, which replaces parameters of Brevitas
     calibration = samples(dataset.train.take(np.asarray(dataset.calibration)), device)
     history = scheme.quantize(
         network,

@@ -9,7 +9,7 @@ def configure(params) -> torch.device:
     """Set threads and determinism as `threads` says, and return the device that `device` names (auto: a GPU if any).
 
     Call it before any computation: PyTorch fixes its inter-op threads at the first parallel one. TF32 is off, so that
-    fp32 means fp32 and integer codes held in it stay exact.
+    fp32 means fp32. (Whether a GPU's convolutions are exact on integer codes, as the CPU's are, has not been tried.)
     Raises ValueError if the device is a GPU and there is none.
     """
     threads = params.values["threads"]

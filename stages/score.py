@@ -14,14 +14,14 @@ from stages.artifacts.datasets import load_dataset
 from stages.artifacts.networks import load_classifier
 from stages.artifacts.scores import save_scores
 from stages.attacks.distances import l0, l2, linf
-from stages.attacks.grid import from_levels
 from stages.classifier import Classifier, evaluating
 from stages.datasets.arrays import Split, evaluation_samples
+from stages.datasets.tensors import as_input
+from stages.knobs import FULL_RANGE
 from stages.runtime import configure
 from stages.seeds import seed_of
 
 BATCH_SIZE = 500
-FULL_RANGE = 1.0  # this epsilon tests an attack on the network that it was crafted on, so it is not replayed
 
 
 def run(task, params, outputs) -> None:
@@ -45,11 +45,13 @@ def clean_rows(
     norms = np.full(len(test), np.nan)
     labels = torch.from_numpy(test.labels[evaluated]).to(device)
     generator = torch.Generator().manual_seed(seed)
-    norms[evaluated] = gradient_norms(classifier, from_levels(test.inputs[evaluated], device), labels, generator)
+    norms[evaluated] = gradient_norms(
+        classifier, as_input(torch.from_numpy(test.inputs[evaluated]).to(device)), labels, generator
+    )
     facts = {"threat": "clean", "attack": "clean", "norm": "", "grid": "", "surrogate": "", "epsilon": 0.0}
     effort = {"forwards": 1.0, "backwards": 0.0}
     unperturbed = {"l0": 0, "l2": 0.0, "linf": 0.0}
-    prediction = predictions(classifier, from_levels(test.inputs, device))
+    prediction = predictions(classifier, as_input(torch.from_numpy(test.inputs).to(device)))
     judgement = _judgement(np.arange(len(test)), test.labels, prediction)
     return pd.DataFrame(judgement | facts | effort | unperturbed | {"gradient_norm": norms})
 
@@ -60,6 +62,7 @@ def attacked_rows(classifier: Classifier, test: Split, task, device: torch.devic
     frames = [_set_rows(classifier, test, own, range(len(own.epsilons)), device, threat=own.threat, surrogate="")]
     for surrogate in task.surrogates:
         replayed = load_adversarial_set(Path(f"{surrogate.adversarial(task.attack)}.safetensors"))
+        # The full range tests an attack on the network that it was crafted on.
         rows = [row for row, epsilon in enumerate(replayed.epsilons) if epsilon != FULL_RANGE]
         frames.append(_set_rows(classifier, test, replayed, rows, device, threat="transfer", surrogate=surrogate.name))
     # A float network has no input quantizer for a perturbation to come before.
@@ -99,7 +102,7 @@ def _set_rows(
     **threat: str,
 ) -> pd.DataFrame:
     samples, labels = adversarial_set.samples, adversarial_set.labels
-    originals = from_levels(test.inputs[samples], device)
+    originals = as_input(torch.from_numpy(test.inputs[samples]).to(device))
     frames = []
     for row in rows:
         inputs = torch.from_numpy(adversarial_set.inputs[row]).to(device, memory_format=torch.channels_last)

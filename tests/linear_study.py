@@ -9,8 +9,8 @@ import yaml
 
 from stages import attack, score
 from stages.artifacts.datasets import save_dataset
-from stages.attacks.grid import from_levels
 from stages.datasets.arrays import Dataset, Split
+from stages.datasets.tensors import as_input
 from stages.params import load_params
 from stages.plan import tasks
 from tests.attacks.linear import linear_classifier
@@ -59,7 +59,7 @@ class LinearStudy:
     def _prepare(self) -> Split:
         levels = np.random.default_rng(0).integers(90, 166, (TEST_IMAGES, *SHAPE), dtype=np.uint8)
         network = self.classifier(Path("x-fp32-none-s0"))
-        labels = network(from_levels(levels, torch.device("cpu"))).argmax(1).numpy()
+        labels = network(as_input(torch.from_numpy(levels))).argmax(1).numpy()
         labels[:CLEAN_MISTAKES] = (labels[:CLEAN_MISTAKES] + 1) % NUM_CLASSES
         test = Split(levels, labels)
         path = Path("data/prepared/fashion_mnist.safetensors")

@@ -60,7 +60,7 @@ def test_a_digital_set_is_made_of_levels_within_epsilon(study, name):
     levels = np.rint(found.inputs.astype(np.float64) * 255)
     assert np.array_equal((levels / 255).astype(np.float32), found.inputs)
     changes = np.abs(levels - study.test.inputs[found.samples]).max(axis=(2, 3, 4))
-    assert np.array_equal(changes.max(axis=1)[:3], [0, 8, 16] if name != "noise" else [0, 7, 15])
+    assert np.array_equal(changes.max(axis=1)[:3], [0, 8, 16])
     np.testing.assert_allclose(found.distance, changes / 255, rtol=1e-5)
 
 

@@ -42,7 +42,7 @@ WRITTEN = {
         "grid": "digital",
         "transfer": ["climb"],
     },
-    "report": {"quality_targets": {"small": 0.5}, "examples": 4},
+    "report": {"quality_targets": {"digits": {"small": 0.5}}, "examples": 4},
 }
 
 
@@ -133,8 +133,8 @@ def test_numbers_are_read_as_dvc_reads_them(load):
         ("defenses.hard.epsilon", "9/8", "defenses.hard.epsilon: '9/8' should be less than or equal to 1"),
         (
             "report.quality_targets",
-            {"smal": 1},
-            "report.quality_targets.smal: 'smal' is unknown, did you mean 'small'?",
+            {"digits": {"smal": 1}},
+            "report.quality_targets.digits.smal: 'smal' is unknown, did you mean 'small'?",
         ),
         (
             "grid.models",

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from stages.artifacts.adversarial import load_adversarial_set
-from stages.attacks.grid import from_levels
 from stages.datasets.arrays import evaluation_samples
+from stages.datasets.tensors import as_input
 from tests.linear_study import CLEAN_MISTAKES, TEST_IMAGES, LinearStudy
 
 FLOAT, INT8 = "fashion_mnist-tiny_cnn-fp32-none-s0", "fashion_mnist-tiny_cnn-int8-none-s0"
@@ -90,7 +90,7 @@ def test_gradient_norms_of_evaluated_samples_are_the_closed_form(study):
     evaluated = np.sort(evaluation_samples(study.test.labels, 20))
     assert np.array_equal(np.flatnonzero(rows["gradient_norm"].notna()), evaluated)
     classifier = study.classifier(Path(FLOAT))
-    probabilities = classifier(from_levels(study.test.inputs, torch.device("cpu"))).softmax(1)
+    probabilities = classifier(as_input(torch.from_numpy(study.test.inputs))).softmax(1)
     residuals = probabilities - torch.nn.functional.one_hot(torch.from_numpy(study.test.labels), 3)
     expected = (residuals @ classifier.network.last.weight).norm(dim=1).detach().numpy()
     np.testing.assert_allclose(rows["gradient_norm"][evaluated], expected[evaluated], rtol=1e-4)

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -60,9 +61,10 @@ def load_network(path: Path) -> tuple[nn.Module, dict]:
     """
     description = load_description(path)
     network = build(description)
-    tensors = load_file(Path(path).with_suffix(".safetensors"))
     try:
-        network.load_state_dict(tensors)
+        network.load_state_dict(load_file(Path(path).with_suffix(".safetensors")))
+    except SafetensorError as error:
+        raise ValueError(f"{path}.safetensors: is damaged, expected the tensors of a network: {error}") from error
     except RuntimeError as error:
         raise ValueError(f"{path}: tensors do not fit the {description['model']} of its JSON file: {error}") from error
     if description["format"] is not None:

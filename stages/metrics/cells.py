@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from stages.knobs import FULL_RANGE
+
 VARIANT = ["dataset", "model", "scheme", "defense", "seed"]
 OUTCOME = ["correct", "l0", "l2", "linf", "forwards", "backwards", "gradient_norm"]
 
@@ -52,7 +54,7 @@ class Cell(NamedTuple):
     @property
     def is_sanity_check(self) -> bool:
         """Whether the attack owns the whole input range: run to see that it collapses, no budget of an attacker."""
-        return self.is_attacked and self.norm == "linf" and self.epsilon == 1
+        return self.is_attacked and self.norm == "linf" and self.epsilon == FULL_RANGE
 
 
 # Per cell the rows of its samples: index `sample`, columns `OUTCOME`.

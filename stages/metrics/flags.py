@@ -41,11 +41,11 @@ MEANINGS = {
 }
 
 
-def flags(outcomes: Outcomes, quality_targets: dict[str, float]) -> dict[Cell, set[str]]:
+def flags(outcomes: Outcomes, quality_targets: dict[str, dict[str, float]]) -> dict[Cell, set[str]]:
     """The flags of each cell that has any.
 
-    `outcomes` holds the worst-case cells too. `quality_targets` maps a model to the clean accuracy, in [0,1], that its
-    undefended fp32 and int8 networks must reach.
+    `outcomes` holds the worst-case cells too. `quality_targets` maps a dataset and then a model to the
+    clean accuracy, in [0,1], that its undefended fp32 and int8 networks must reach.
     """
     raised = {
         "zero_gradient": zero_gradient(outcomes),
@@ -148,7 +148,7 @@ def non_monotone(outcomes: Outcomes) -> set[Cell]:
     }
 
 
-def below_quality_target(outcomes: Outcomes, quality_targets: dict[str, float]) -> set[Cell]:
+def below_quality_target(outcomes: Outcomes, quality_targets: dict[str, dict[str, float]]) -> set[Cell]:
     """An undefended fp32 or int8 network's clean accuracy, over all clean samples, is under its model's target.
 
     Carried by every row of that network, also the clean one: what is measured on a badly trained baseline says little
@@ -160,7 +160,7 @@ def below_quality_target(outcomes: Outcomes, quality_targets: dict[str, float]) 
         if cell.threat == "clean"
         and cell.scheme in BASELINE_SCHEMES
         and cell.defense == "none"
-        and rows["correct"].mean() < quality_targets.get(cell.model, 0)
+        and rows["correct"].mean() < quality_targets.get(cell.dataset, {}).get(cell.model, 0)
     }
     return {cell for cell in outcomes if cell.variant in below}
 

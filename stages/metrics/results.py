@@ -23,13 +23,14 @@ THREATS = ["clean", "white_box", "adaptive", "black_box", "transfer", "bit_flip"
 EPSILON_TOLERANCE = 1e-6
 
 
-def results(scores: pd.DataFrame, quality_targets: dict[str, float]) -> pd.DataFrame:
+def results(scores: pd.DataFrame, quality_targets: dict[str, dict[str, float]]) -> pd.DataFrame:
     """The result table: columns `COLUMNS`, one row a (network, threat, surrogate, attack, norm, grid, epsilon, flips).
 
-    `scores` is the concatenation of all scores files, `quality_targets` maps a model to the clean accuracy, in [0,1],
-    that its undefended fp32 and int8 networks must reach. Beside a row for each attack there is one for the worst case
-    over attacks (threat `worst_case`, attack `all`) per norm and epsilon, and, where there are several seeds, one over
-    seeds (seed `all`). Rows of sanity checks (L-infinity epsilon 1) are in the table; figures leave them out.
+    `scores` is the concatenation of all scores files, `quality_targets` maps a dataset and then a model to the clean
+    accuracy, in [0,1], that its undefended fp32 and int8 networks must reach. Beside a row for each attack there is
+    one for the worst case over attacks (threat `worst_case`, attack `all`) per norm and epsilon, and, where there are
+    several seeds, one over seeds (seed `all`). Rows of sanity checks (L-infinity epsilon 1) are in the table; figures
+    leave them out.
 
     - `seed` is text: a number or `all`.
     - `n` counts what the interval is over: samples (95 % Wilson interval), or seeds in rows `all` (95 % t-interval).

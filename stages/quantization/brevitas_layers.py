@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 
 import brevitas.nn as qnn
-from brevitas.core.function_wrapper import TensorClamp
 from brevitas.inject.enum import QuantType, ScalingImplType, ScalingPerOutputType, StatsOp
 from brevitas.quant import (
     Int8ActPerTensorFloat,
     Int8WeightPerChannelFloat,
-    SignedBinaryActPerTensorConst,
     Uint8ActPerTensorFloat,
 )
 from brevitas.quant.base import SignedBinaryClampedConst
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 
 from stages.models.layers import Normalise
 from stages.quantization.formats import EDGE_BITS, INPUT_SCALE, Format
-from stages.quantization.rounding import quantize
+from stages.quantization.rounding import quantize, sign_straight_through
 
 
 class BinaryWeight(WeightQuantSolver):
@@ -38,11 +36,11 @@ class BinaryWeight(WeightQuantSolver):
     signed = True
 
 
-class BinaryActivation(SignedBinaryActPerTensorConst):
-    """sign(x) in {-1, +1}; the gradient passes where |x| <= 1."""
+class Sign(nn.Module):
+    """The binarizer. Not Brevitas' own, which calibration would switch off, leaving no activation at all."""
 
-    tensor_clamp_impl = TensorClamp
-    scaling_const = 1.0
+    def forward(self, inputs: Tensor) -> Tensor:
+        return sign_straight_through(inputs)
 
 
 class QuantizedInput(nn.Module):
@@ -115,7 +113,7 @@ class BrevitasLayers:
 
     def activation(self) -> nn.Module:
         if self.format.binary_activations:
-            return qnn.QuantIdentity(act_quant=BinaryActivation)
+            return Sign()
         return qnn.QuantReLU(act_quant=Uint8ActPerTensorFloat, bit_width=self.format.activation_bits)
 
     def sum(self) -> nn.Module:

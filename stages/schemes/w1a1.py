@@ -17,7 +17,7 @@ def quantize(
     fine_tune: Callable[..., list[dict]],
     *,
     epochs: Count = 6,
-    learning_rate: Positive = 0.05,
+    learning_rate: Positive = 0.2,
 ) -> list[dict]:
     """Starts a Brevitas network from calibrated scales, fine-tunes it in place, and returns the history."""
     calibrate(network, calibration)

@@ -2,16 +2,17 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 
 class Checkpoint:
-    """One file that is replaced whole after each epoch and removed when training has ended.
+    """One file that is replaced whole after each epoch.
 
     Its path belongs to one training: whoever names it puts all that the training depends on into the name.
     """
@@ -32,12 +33,13 @@ class Checkpoint:
         """The tensors and the state last saved, or None if there is nothing to go on from."""
         if not self.path.exists():
             return None
-        with safe_open(self.path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, json.loads(file.metadata()["state"])
-
-    def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
+        try:
+            with safe_open(self.path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return tensors, json.loads(file.metadata()["state"])
+        except SafetensorError as error:
+            print(f"{self.path}: is damaged ({error}), so training starts anew", file=sys.stderr)
+            return None
 
 
 def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from stages.classifier import evaluating
+from stages.datasets.tensors import as_input
 from stages.training.augmentation import crop_and_flip
 from stages.training.checkpoint import Checkpoint, momentum_of, restore_momentum, with_prefix, without_prefix
 
@@ -16,6 +18,7 @@ Loss = Callable[..., Tensor]  # loss(network, inputs, labels, *, generator) -> m
 Robustness = Callable[..., float]  # robustness(network, inputs, labels, *, generator) -> accuracy in [0,1]
 
 COLLAPSE = 0.5  # robust accuracy on validation data below this share of its best so far stops the training
+ROBUSTNESS_SAMPLES = 200  # of the validation data, drawn once
 
 
 @dataclass(frozen=True)
@@ -47,21 +50,13 @@ class Samples:
     labels: Tensor
 
 
-def as_input(codes: Tensor) -> Tensor:
-    """uint8 codes -> float32 in [0,1], in the memory layout that convolutions are fastest in."""
-    return codes.float().div(255).contiguous(memory_format=torch.channels_last)
-
-
 @torch.no_grad()
 def accuracy(network: nn.Module, samples: Samples, dtype: torch.dtype = torch.float32, batch_size: int = 500) -> float:
     """The share of samples that the network, in evaluation mode, classifies as labelled."""
-    training = network.training
-    network.eval()
     correct = 0
-    for inputs, labels in zip(samples.inputs.split(batch_size), samples.labels.split(batch_size), strict=True):
-        with _autocast(inputs.device, dtype):
+    with evaluating(network), _autocast(samples.labels.device, dtype):
+        for inputs, labels in zip(samples.inputs.split(batch_size), samples.labels.split(batch_size), strict=True):
             correct += int((network(as_input(inputs)).argmax(1) == labels).sum())
-    network.train(training)
     return correct / len(samples.labels)
 
 
@@ -81,25 +76,35 @@ def train(
     """Trains `network` in place and returns its history, one dict an epoch.
 
     `dtype` is what convolutions compute in (autocast). After each epoch the checkpoint is replaced, and a training
-    that finds one goes on from it to the same bytes. Where the loss comes with a `robustness` measure (fast
-    adversarial training), it is taken on validation data after each epoch; if it collapses, training stops and the
-    network of the best epoch comes back.
+    that finds one goes on from it to the same bytes; removing it is the caller's, once the result is safe. Where the
+    loss comes with a `robustness` measure (fast adversarial training), it is taken on validation data before the
+    first and after each epoch; if it collapses, training stops and the most robust network so far comes back.
     """
     device = train_samples.labels.device
-    network.to(device, memory_format=torch.channels_last)
-    optimizer = _optimizer(network, schedule)
     generator = torch.Generator().manual_seed(seed)
     history: list[dict] = []
+    robust: list[float] = []  # before the first epoch and after each
     best: dict[str, Tensor] = {}
-
-    if saved := checkpoint.load():
+    saved = checkpoint.load()
+    if saved:
         tensors, state = saved
         network.load_state_dict(without_prefix("network", tensors))
-        restore_momentum(network, optimizer, without_prefix("momentum", tensors))
         best = without_prefix("best", tensors)
         generator.set_state(tensors["generator"])
-        history = state["history"]
+        history, robust = state["history"], state["robust"]
+    # After loading, which replaces parameters of Brevitas.
+    network.to(device, memory_format=torch.channels_last)
+    optimizer = _optimizer(network, schedule)
+    if saved:
+        restore_momentum(network, optimizer, without_prefix("momentum", tensors))
 
+    def note_robustness() -> None:
+        robust.append(_robust(network, robustness, validation_samples, seed, dtype))
+        if robust[-1] == max(robust):
+            best.update({name: tensor.detach().clone() for name, tensor in network.state_dict().items()})
+
+    if robustness and not robust:
+        note_robustness()
     steps_an_epoch = len(train_samples.labels) // schedule.batch_size
     progress = tqdm(
         total=schedule.epochs * steps_an_epoch,
@@ -109,15 +114,14 @@ def train(
         mininterval=0.5 if sys.stderr.isatty() else 20,
     )
     with progress:
-        while len(history) < schedule.epochs and not _collapsed(history):
+        while len(history) < schedule.epochs and not _collapsed(robust):
             epoch = len(history)
             mean_loss = _epoch(network, loss, train_samples, schedule, epoch, optimizer, generator, dtype, progress)
             entry = {"epoch": epoch + 1, "loss": mean_loss, "validation": accuracy(network, validation_samples, dtype)}
             if robustness:
-                entry["robust_validation"] = _robust(network, robustness, validation_samples, seed, dtype)
+                note_robustness()
+                entry["robust_validation"] = robust[-1]
             history.append(entry)
-            if robustness and _best_epoch(history) == epoch:
-                best = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
             progress.set_postfix(loss=f"{mean_loss:.3f}", validation=f"{entry['validation']:.1%}")
             checkpoint.save(
                 {
@@ -126,12 +130,15 @@ def train(
                     **with_prefix("best", best),
                     "generator": generator.get_state(),
                 },
-                {"history": history},
+                {"history": history, "robust": robust},
             )
-    if _collapsed(history):
+    if _collapsed(robust):
+        kept = max(range(len(robust)), key=lambda epoch: (robust[epoch], epoch))
         network.load_state_dict(best)
-        history[-1]["stopped"] = f"robust accuracy collapsed; the network is that of epoch {_best_epoch(history) + 1}"
-    checkpoint.remove()
+        history[-1]["stopped"] = (
+            f"robust accuracy collapsed to {robust[-1]:.1%}: the network is that after epoch {kept}"
+        )
+        print(f"{label}: {history[-1]['stopped']}", file=sys.stderr)
     network.eval()
     return history
 
@@ -178,23 +185,15 @@ def _epoch(network, loss, samples, schedule, epoch, optimizer, generator, dtype,
 
 
 def _robust(network, robustness, samples: Samples, seed: int, dtype) -> float:
-    """The robustness measure with the same random start each epoch, so that epochs compare."""
-    network.eval()
-    with _autocast(samples.labels.device, dtype):
-        return robustness(
-            network, as_input(samples.inputs), samples.labels, generator=torch.Generator().manual_seed(seed)
-        )
+    """The robustness measure on the same samples with the same random start each time, so that epochs compare."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(samples.labels), generator=generator)[:ROBUSTNESS_SAMPLES].to(samples.labels.device)
+    with evaluating(network), _autocast(samples.labels.device, dtype):
+        return robustness(network, as_input(samples.inputs[chosen]), samples.labels[chosen], generator=generator)
 
 
-def _best_epoch(history: list[dict]) -> int:
-    return max(range(len(history)), key=lambda epoch: history[epoch]["robust_validation"])
-
-
-def _collapsed(history: list[dict]) -> bool:
-    if not history or "robust_validation" not in history[-1]:
-        return False
-    robust = [entry["robust_validation"] for entry in history]
-    return robust[-1] < COLLAPSE * max(robust)
+def _collapsed(robust: list[float]) -> bool:
+    return len(robust) > 1 and robust[-1] < COLLAPSE * max(robust)
 
 
 def _autocast(device: torch.device, dtype: torch.dtype):

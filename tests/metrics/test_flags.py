@@ -165,13 +165,13 @@ def test_below_quality_target_flags_all_rows_of_a_baseline(correct, fires, schem
     at_0, noise = own._replace(epsilon=0.0), cell("noise", "noise", scheme=scheme)
     attacked = {own: rows(10), at_0: rows(150), noise: rows(100)}
     cells = {own.clean: rows(correct, 2000)} | attacked | worst_case(attacked)
-    assert below_quality_target(cells, {"net": 0.86}) == (set(cells) if fires else set())
+    assert below_quality_target(cells, {"data": {"net": 0.86}}) == (set(cells) if fires else set())
 
 
 def test_below_quality_target_judges_baselines_with_a_target_only():
     others = [cell(scheme="w4a4"), cell(defense="jacobian"), cell(scheme="int8", defense="fast_at")]
-    assert below_quality_target({other.clean: rows(20) for other in others}, {"net": 0.86}) == set()
-    assert below_quality_target({CLEAN: rows(20)}, {"another": 0.86}) == set()
+    assert below_quality_target({other.clean: rows(20) for other in others}, {"data": {"net": 0.86}}) == set()
+    assert below_quality_target({CLEAN: rows(20)}, {"data": {"another": 0.86}, "other": {"net": 0.86}}) == set()
 
 
 def all_flags(attacked, clean=None):
@@ -221,5 +221,5 @@ def test_every_flag_has_a_meaning():
     assert all(callable(getattr(flags_module, flag)) for flag in MEANINGS)
     attacked = {PGD: rows(150), PGD_SANITY: rows(160), NOISE: rows(120), FGSM: rows(90), TRANSFER: rows(80)}
     attacked = attacked | {cell(epsilon=1 / 255): rows(100), CLEAN: gradient_norms(100)}
-    raised = flags(attacked | worst_case(attacked), {"net": 1.0})
+    raised = flags(attacked | worst_case(attacked), {"data": {"net": 1.0}})
     assert set().union(*raised.values()) == set(MEANINGS)

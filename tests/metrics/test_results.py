@@ -125,7 +125,7 @@ def test_scores_survive_their_files(tmp_path, scores, table):
 
 
 def test_quality_target_reaches_the_flags(scores):
-    table = results(scores, {"resnet8": 0.99})
+    table = results(scores, {"fashion_mnist": {"resnet8": 0.99}})
     flagged = table[table["flags"].str.contains("below_quality_target")]
     baselines = table[table["scheme"].isin(["fp32", "int8"]) & (table["defense"] == "none")]
     pd.testing.assert_frame_equal(flagged, baselines)

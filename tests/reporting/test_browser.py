@@ -19,7 +19,6 @@ QUIET = [
     *("--disable-component-update", "--disable-sync", "--disable-quic"),
 ]
 WIDTHS = (1280, 390)
-LOAD_SECONDS = 2
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +44,8 @@ def reports(study, tmp_path_factory):
         "default": {},
         "one variant": one | budgets,
         "several": several | {"defenses": ("none",), "samples": 20, "test_samples": 20} | budgets,
-        "all flagged": {"masked": ("fp32", "int8", "w4a4", "w1a1"), "targets": {"resnet8": 1.0}} | budgets,
+        "all flagged": {"masked": ("fp32", "int8", "w4a4", "w1a1"), "targets": {"fashion_mnist": {"resnet8": 1.0}}}
+        | budgets,
     }
     strip = [
         Row("Original", "true label", pictures("cat", None)),
@@ -119,12 +119,6 @@ def test_panels_are_fitted_to_the_width(opened, width):
     room = tab.locator("#accuracy_vs_epsilon .scroll").bounding_box()["width"]
     drawn = tab.locator("#accuracy_vs_epsilon svg").bounding_box()["width"]
     assert 0.8 * room < drawn <= room
-
-
-def test_the_page_opens_in_under_two_seconds(opened):
-    """The best of three, since the machine may be busy with other tests."""
-    elapsed = [opened().evaluate("performance.now()") / 1000 for _ in range(3)]
-    assert min(elapsed) < LOAD_SECONDS
 
 
 def test_headers_sort_both_ways_with_mouse_and_keyboard(opened):

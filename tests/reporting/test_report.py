@@ -85,7 +85,7 @@ def settings(headline=HEADLINE):
         "threads": 1,
         "data": {"mirror": "/nowhere", "validation": 10},
         "evaluation": {"headline_epsilon": headline},
-        "report": {"quality_targets": {"resnet8": 0.5}, "examples": 4},
+        "report": {"quality_targets": {"fashion_mnist": {"resnet8": 0.5}}, "examples": 4},
     }
 
 

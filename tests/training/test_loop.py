@@ -5,7 +5,7 @@ import torch
 
 from stages.defenses import none
 from stages.training.checkpoint import Checkpoint
-from stages.training.loop import accuracy, train
+from stages.training.loop import Samples, accuracy, train
 
 
 def fit(network, samples, schedule, folder, loss=none.loss, **options):
@@ -58,10 +58,9 @@ def test_a_killed_training_goes_on_to_the_same_bytes(make_network, bright_or_dar
     resumed = make_network()
     assert fit(resumed, bright_or_dark, schedule, tmp_path) == history
     assert equal(resumed, undisturbed)
-    assert not (tmp_path / "checkpoint.safetensors").exists()
 
 
-def test_a_checkpoint_comes_back_whole_and_is_replaced_whole(tmp_path):
+def test_a_checkpoint_comes_back_whole_and_a_damaged_one_is_told(tmp_path, capsys):
     checkpoint = Checkpoint(tmp_path / "folder/checkpoint.safetensors")
     assert checkpoint.load() is None
     checkpoint.save({"tensor": torch.zeros(3)}, {"history": []})
@@ -70,14 +69,16 @@ def test_a_checkpoint_comes_back_whole_and_is_replaced_whole(tmp_path):
     assert torch.equal(tensors["tensor"], torch.ones(2, 2))
     assert state == {"history": [{"epoch": 1}]}
     assert [file.name for file in checkpoint.path.parent.iterdir()] == ["checkpoint.safetensors"]
-    checkpoint.remove()
+    whole = checkpoint.path.read_bytes()
+    checkpoint.path.write_bytes(whole[: len(whole) // 2])
     assert checkpoint.load() is None
+    assert "is damaged" in capsys.readouterr().err
 
 
 def test_a_collapse_of_robustness_stops_training_and_returns_the_best_epoch(
     make_network, bright_or_dark, schedule, tmp_path
 ):
-    robust = iter([0.5, 0.8, 0.3, 0.9])
+    robust = iter([0.1, 0.5, 0.8, 0.3, 0.9])
     states = []
 
     def robustness(network, inputs, labels, *, generator):
@@ -88,11 +89,38 @@ def test_a_collapse_of_robustness_stops_training_and_returns_the_best_epoch(
     history = fit(network, bright_or_dark, schedule, tmp_path, robustness=robustness)
     assert [entry["robust_validation"] for entry in history] == [0.5, 0.8, 0.3]
     assert "epoch 2" in history[-1]["stopped"]
-    assert all(torch.equal(tensor, states[1][name]) for name, tensor in network.state_dict().items())
+    assert all(torch.equal(tensor, states[2][name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_collapse_in_the_first_epoch_leaves_the_network_that_came_in(
+    make_network, bright_or_dark, schedule, tmp_path
+):
+    robust = iter([0.8, 0.3])
+    network = make_network()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    history = fit(network, bright_or_dark, schedule, tmp_path, robustness=lambda *_, **__: next(robust))
+    assert len(history) == 1
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_robustness_is_measured_on_samples_of_all_classes(make_network, bright_or_dark, schedule, tmp_path):
+    order = bright_or_dark.labels.repeat(3).argsort(stable=True)
+    inputs, labels = bright_or_dark.inputs.repeat(3, 1, 1, 1), bright_or_dark.labels.repeat(3)
+    by_class = Samples(inputs[order], labels[order])
+    seen = []
+
+    def robustness(network, inputs, labels, *, generator):
+        seen.append(labels)
+        return 0.5
+
+    fit(make_network(), by_class, schedule, tmp_path, robustness=robustness)
+    assert all(torch.equal(labels, seen[0]) for labels in seen)
+    assert len(seen[0]) == 200
+    assert 60 < seen[0].sum() < 140
 
 
 def test_without_a_collapse_the_last_epoch_is_kept(make_network, bright_or_dark, schedule, tmp_path):
-    robust = iter([0.5, 0.8, 0.41, 0.6])
+    robust = iter([0.1, 0.5, 0.8, 0.41, 0.6])
     history = fit(make_network(), bright_or_dark, schedule, tmp_path, robustness=lambda *_, **__: next(robust))
     assert len(history) == 4
     assert "stopped" not in history[-1]

@@ -1,0 +1,174 @@
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+from stages.ledger.scheduling import Schedule
+from stages.study import open_study, summarise
+
+launched_from = folder = Path.cwd()
+if "study" in config:
+    folder = Path(workflow.basedir, "studies", config["study"])
+if not (folder / "params.yaml").is_file():
+    sys.exit(f"{folder}: holds no params.yaml, expected the folder of a study.")
+
+# Jobs run with the Python and the code that this Snakemake runs with, in any folder.
+os.environ.update(
+    PATH=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
+    PYTHONPATH=f"{workflow.basedir}:{os.environ.get('PYTHONPATH', '')}",
+)
+
+
+workdir: folder
+
+
+try:
+    study = open_study()
+except (ValueError, FileNotFoundError) as error:
+    sys.exit(f"error: {error}")
+
+shown = partial(summarise, Path(os.path.relpath(folder, launched_from)))
+schedule = Schedule(workflow, study.ledger, shown, launched_from)
+inputs = schedule.inputs
+
+
+onsuccess:
+    schedule.finish(succeeded=True)
+
+
+onerror:
+    schedule.finish(succeeded=False)
+
+
+wildcard_constraints:
+    item="[^/]+",
+
+
+localrules:
+    all,
+
+
+rule all:
+    input:
+        schedule.targets,
+
+
+rule prepare:
+    input:
+        inputs("prepare"),
+    output:
+        "data/prepared/{item}.safetensors",
+        "data/prepared/{item}.json",
+    log:
+        "logs/prepare/{item}.log",
+    benchmark:
+        "logs/prepare/{item}.tsv"
+    conda:
+        "profiles/environment.yaml"
+    threads: study.params.threads
+    resources:
+        mem_mb=2000,
+    params:
+        stage="prepare",
+    message:
+        "{params.stage} {wildcards.item}"
+    shell:
+        "python -m stages {params.stage} {wildcards.item}"
+
+
+use rule prepare as train with:
+    input:
+        inputs("train"),
+    output:
+        "data/trained/{item}.safetensors",
+        "data/trained/{item}.json",
+    log:
+        "logs/train/{item}.log",
+    benchmark:
+        "logs/train/{item}.tsv"
+    params:
+        stage="train",
+
+
+use rule prepare as defend with:
+    input:
+        inputs("defend"),
+    output:
+        "data/defended/{item}.safetensors",
+        "data/defended/{item}.json",
+    log:
+        "logs/defend/{item}.log",
+    benchmark:
+        "logs/defend/{item}.tsv"
+    params:
+        stage="defend",
+
+
+use rule prepare as quantize with:
+    input:
+        inputs("quantize"),
+    output:
+        "data/quantized/{item}.safetensors",
+        "data/quantized/{item}.json",
+    log:
+        "logs/quantize/{item}.log",
+    benchmark:
+        "logs/quantize/{item}.tsv"
+    params:
+        stage="quantize",
+
+
+use rule prepare as attack with:
+    input:
+        inputs("attack"),
+    output:
+        "data/adversarial/{item}.safetensors",
+        "data/adversarial/{item}.json",
+    log:
+        "logs/attack/{item}.log",
+    benchmark:
+        "logs/attack/{item}.tsv"
+    params:
+        stage="attack",
+
+
+use rule prepare as score with:
+    input:
+        inputs("score"),
+    output:
+        "data/scores/{item}.parquet",
+    log:
+        "logs/score/{item}.log",
+    benchmark:
+        "logs/score/{item}.tsv"
+    params:
+        stage="score",
+
+
+rule report:
+    input:
+        inputs("report", "all"),
+    output:
+        "data/results/report.html",
+        "data/results/results.csv",
+        "data/results/variants.csv",
+        "data/results/worst_case.csv",
+        "data/results/metrics.json",
+        "data/results/figures/accuracy_vs_epsilon.svg",
+        "data/results/figures/examples.svg",
+        "data/results/figures/heatmap.svg",
+        "data/results/figures/pareto.svg",
+        "data/results/figures/transfer.svg",
+    log:
+        "logs/report/all.log",
+    benchmark:
+        "logs/report/all.tsv"
+    conda:
+        "profiles/environment.yaml"
+    threads: study.params.threads
+    resources:
+        mem_mb=2000,
+    message:
+        "report"
+    shell:
+        "python -m stages report all"

@@ -1,0 +1,97 @@
+"""Files that appear whole or not at all, and digests that are remembered between runs."""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+def md5(path: Path | str) -> str:
+    """The hexadecimal MD5 digest of a file's bytes: how DVC names content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def partial(path: Path | str, folder: Path | None = None) -> Path:
+    """The name under which this process writes `path` before it is whole; it keeps the suffix.
+
+    By default it lies in the folder of `path`, so that the final rename is atomic.
+    """
+    path = Path(path)
+    return (folder or path.parent) / f".{os.getpid()}-{path.name}"
+
+
+def settle(written: Path, path: Path) -> None:
+    """Give a whole file its name: on disk first, then renamed, then the name on disk too.
+
+    Without both fsyncs a power loss could leave the name of an empty file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(written, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(written, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_whole(path: Path, text: str) -> bool:
+    """Write a text file unless it holds just that already; whether it was written."""
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = partial(path)
+    written.write_text(text, encoding="utf-8")
+    settle(written, path)
+    return True
+
+
+def copy_whole(source: Path, path: Path, folder: Path | None = None) -> None:
+    """Copy a file's bytes, not its mode, through a partial file in `folder` (by default that of `path`)."""
+    written = partial(path, folder)
+    written.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.copyfile(source, written)
+        settle(written, path)
+    finally:
+        written.unlink(missing_ok=True)
+
+
+@dataclass
+class Digests:
+    """MD5 digests, remembered in a JSON file as long as inode, modification time and size stay.
+
+    The file is a cache: processes that write it at once may lose each other's news, which costs hashing a file again.
+    """
+
+    memory: Path
+    _known: dict[str, list] = field(default_factory=dict)
+    _new: dict[str, list] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._known = self._read()
+
+    def __call__(self, path: Path | str) -> dict[str, str | int] | None:
+        """DVC's description of a file (`path`, `hash`, `md5`, `size` in bytes), None where there is no such file."""
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            return None
+        signature = [status.st_ino, status.st_mtime_ns, status.st_size]
+        name = os.path.abspath(path)
+        if name not in self._known or self._known[name][:3] != signature:
+            self._known[name] = self._new[name] = [*signature, md5(path)]
+        return {"path": str(path), "hash": "md5", "md5": self._known[name][3], "size": status.st_size}
+
+    def remember(self) -> None:
+        """Write what is new to the file."""
+        if self._new:
+            write_whole(self.memory, json.dumps(self._read() | self._new))
+            self._new.clear()
+
+    def _read(self) -> dict[str, list]:
+        return json.loads(self.memory.read_text(encoding="utf-8")) if self.memory.is_file() else {}

@@ -1,0 +1,1 @@
+SALT = "sign"

@@ -1,0 +1,2 @@
+def print_summary(results):
+    print(f"Report: {results / 'report.html'}")
