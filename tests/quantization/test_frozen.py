@@ -8,14 +8,19 @@ from safetensors.torch import load_file, save_file
 from stages.quantization.formats import Format
 from stages.quantization.freeze import layer_table
 from stages.quantization.frozen_layers import Codes, FrozenLayers, FrozenWeights, check_exact
-from tests.quantization.small_networks import MEAN, MODELS, SHAPE, STD
+from tests.quantization.small_networks import MEAN, MODELS, SHAPE, STD, images, in_layers, quantized_case
 
 EVERY = [(model, scheme) for model in ("resnet8", "tiny_cnn") for scheme in ("int8", "w4a4", "w1a1")]
 
 
 @pytest.fixture(params=EVERY, ids="-".join)
-def case(request, cases):
-    return cases(*request.param)
+def case(request):
+    return quantized_case(*request.param)
+
+
+@pytest.fixture
+def few():
+    return images("test", 200)[0]
 
 
 def logits(network, images, batch_size):
@@ -24,54 +29,61 @@ def logits(network, images, batch_size):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_logits_do_not_depend_on_the_batch_bit_for_bit(case, batch_size):
-    assert torch.equal(logits(case.frozen, case.images, 200), logits(case.frozen, case.images, batch_size))
+def test_logits_do_not_depend_on_the_batch_bit_for_bit(case, few, batch_size):
+    assert torch.equal(logits(case.frozen, few, 200), logits(case.frozen, few, batch_size))
 
 
-def test_logits_do_not_depend_on_the_memory_layout_bit_for_bit(case):
-    expected = logits(case.frozen, case.images, 50)
+def test_logits_do_not_depend_on_the_memory_layout_bit_for_bit(case, few):
+    expected = logits(case.frozen, few, 50)
     # A leading slice of wider storage and channels_last strides.
-    strided = torch.cat([case.images, case.images], 3)[..., : SHAPE[2]]
+    strided = torch.cat([few, few], 3)[..., : SHAPE[2]]
     assert torch.equal(expected, logits(case.frozen, strided, 50))
-    assert torch.equal(expected, logits(case.frozen, case.images.contiguous(memory_format=torch.channels_last), 50))
+    assert torch.equal(expected, logits(case.frozen, few.contiguous(memory_format=torch.channels_last), 50))
 
 
-def test_logits_do_not_depend_on_the_number_of_threads_bit_for_bit(case):
-    expected = logits(case.frozen, case.images, 50)
+def test_logits_do_not_depend_on_the_number_of_threads_bit_for_bit(case, few):
+    expected = logits(case.frozen, few, 50)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        assert torch.equal(expected, logits(case.frozen, case.images, 50))
+        assert torch.equal(expected, logits(case.frozen, few, 50))
     finally:
         torch.set_num_threads(threads)
 
 
-def test_classes_are_those_of_brevitas(case):
-    expected, frozen = logits(case.brevitas, case.images, 50), logits(case.frozen, case.images, 50)
-    assert (expected.argmax(1) == frozen.argmax(1)).float().mean() >= 0.99
-    # Nearly all logits agree to rounding; a rare activation falls on the other side of a half and moves by one code.
-    assert (expected - frozen).abs().median() < 1e-4
-    assert (expected - frozen).abs().max() < 0.1 * expected.std()
+@pytest.mark.parametrize(("model", "scheme"), EVERY)
+def test_classes_and_logits_are_those_of_brevitas(model, scheme):
+    case, (inputs, _) = quantized_case(model, scheme), images("test", 2000)
+    expected, frozen = logits(case.brevitas, inputs, 200), logits(case.frozen, inputs, 200)
+    assert (expected.argmax(1) == frozen.argmax(1)).float().mean() >= 0.999
+    # Nearly all agree to rounding; a rare activation falls on the other side of a half, which moves by one code.
+    code = 2 * expected.abs().max() / (2 ** {"int8": 8, "w4a4": 4, "w1a1": 8}[scheme] - 1)
+    assert (expected - frozen).abs().max() <= code
+    assert ((expected - frozen).abs().amax(1) < 1e-4).float().mean() > 0.95
 
 
 def test_input_gradients_are_those_of_brevitas(case):
+    inputs, labels = images("test", 200)
+
     def gradients(network):
-        images = case.images[:50].clone().requires_grad_()
-        return torch.autograd.grad(F.cross_entropy(network(images), case.labels[:50], reduction="sum"), images)[0]
+        leaf = inputs.clone().requires_grad_()
+        return torch.autograd.grad(F.cross_entropy(network(leaf), labels, reduction="sum"), leaf)[0].flatten(1)
 
-    expected, frozen = gradients(case.brevitas).flatten(1), gradients(case.frozen).flatten(1)
-    error = (expected - frozen).norm(dim=1) / expected.norm(dim=1).clamp_min(1e-12)
-    assert expected.norm(dim=1).median() > 0
-    assert error.median() < 1e-5
-    assert (error > 1e-4).float().mean() < 0.1  # samples where a code shifted
+    expected, frozen = gradients(case.brevitas), gradients(case.frozen)
+    error = (expected - frozen).norm(dim=1) / expected.norm(dim=1)
+    shifted = (logits(case.brevitas, inputs, 200) - logits(case.frozen, inputs, 200)).abs().amax(1) >= 1e-4
+    assert (expected.norm(dim=1) > 0).all()
+    assert shifted.float().mean() < 0.05
+    # A code can also shift without any logit noticing.
+    assert (error[~shifted] <= 1e-6).float().mean() > 0.95
 
 
-def test_saving_and_loading_is_exact(case, tmp_path):
+def test_saving_and_loading_is_exact(case, few, tmp_path):
     model = next(name for name in MODELS if type(case.frozen).__name__.lower() == name.replace("_", ""))
     save_file(case.frozen.state_dict(), tmp_path / "network.safetensors")
-    loaded = MODELS[model].network(FrozenLayers(MEAN, STD, _format(case.frozen)), SHAPE, 10).eval()
+    loaded = in_layers(MODELS[model], FrozenLayers(MEAN, STD, _format(case.frozen)))
     loaded.load_state_dict(load_file(tmp_path / "network.safetensors"))
-    assert torch.equal(logits(case.frozen, case.images, 50), logits(loaded, case.images, 50))
+    assert torch.equal(logits(case.frozen, few, 50), logits(loaded, few, 50))
 
 
 def _format(frozen):
@@ -89,11 +101,11 @@ def test_weights_are_integers_of_their_width(case):
             assert layer.weight.abs().max() > 0
 
 
-def test_a_changed_integer_changes_that_weight_alone(case):
+def test_a_changed_integer_changes_that_weight_alone(case, few):
     layers = {name: module for name, module in case.frozen.named_modules() if isinstance(module, FrozenWeights)}
     name, layer = list(layers.items())[1]
     before = {key: tensor.clone() for key, tensor in case.frozen.state_dict().items()}
-    expected = logits(case.frozen, case.images, 50)
+    expected = logits(case.frozen, few, 50)
     position = tuple(int(index) for index in (layer.weight != 0).nonzero()[0])
     original = layer.weight[position].item()
     try:
@@ -101,15 +113,17 @@ def test_a_changed_integer_changes_that_weight_alone(case):
         changed = {key: (tensor != before[key]).sum().item() for key, tensor in case.frozen.state_dict().items()}
         assert changed.pop(f"{name}.weight") == 1
         assert not any(changed.values())
-        assert not torch.equal(expected, logits(case.frozen, case.images, 50))
+        assert not torch.equal(expected, logits(case.frozen, few, 50))
     finally:
         layer.weight[position] = original
-    assert torch.equal(expected, logits(case.frozen, case.images, 50))
+    assert torch.equal(expected, logits(case.frozen, few, 50))
 
 
-def test_edges_have_eight_bits_and_the_rest_those_of_the_format(cases):
+def test_edges_have_eight_bits_and_the_rest_those_of_the_format():
     for scheme, bits in [("int8", 8), ("w4a4", 4), ("w1a1", 1)]:
-        weights = [entry for entry in layer_table(cases("resnet8", scheme).frozen) if entry["kind"] != "quantizer"]
+        weights = [
+            entry for entry in layer_table(quantized_case("resnet8", scheme).frozen) if entry["kind"] != "quantizer"
+        ]
         assert [entry["bits"] for entry in weights] == [8, *[bits] * (len(weights) - 2), 8]
 
 
