@@ -45,7 +45,7 @@ check: setup ## check the style, and that each study's dvc.yaml is the plan of i
 	$(BIN)/snakefmt --check Snakefile
 	$(BIN)/snakemake --lint
 	@for study in $(STUDIES); do echo "$$study: python -m stages plan --check"; \
-		(cd $$study && $(CURDIR)/$(BIN)/python -m stages plan --check); done
+		(cd $$study && $(CURDIR)/$(BIN)/python -m stages plan --check) || exit 1; done
 
 # The lock names no build of PyTorch and none of its GPU libraries: set-up chooses them.
 lock: setup ## choose the newest versions that pyproject.toml allows, in requirements.lock

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+READ_BY_CODE = (".html", ".css", ".js")  # files that sources beside them read, such as templates
 DEFINITIONS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -33,7 +34,7 @@ class Sources:
         Args:
             modules: paths relative to the project.
 
-        Files beside them that are no Python sources count by their bytes, since code may read them (templates).
+        Files beside them that code reads (templates, styles, scripts) count by their bytes.
 
         Raises:
             FileNotFoundError: a module is not there.
@@ -44,7 +45,7 @@ class Sources:
             hashed.update(f"{path}\0{sources[path].canonical}\0".encode())
         for folder in sorted({(self.project / path).parent for path in sources}):
             for file in sorted(folder.iterdir()):
-                if file.is_file() and file.suffix != ".py" and not file.name.startswith("."):
+                if file.suffix in READ_BY_CODE and not file.name.startswith("."):
                     hashed.update(f"{file.relative_to(self.project).as_posix()}\0".encode() + file.read_bytes() + b"\0")
         imported = {name.partition(".")[0] for source in sources.values() for name in source.imports}
         for library in sorted(imported & self.libraries):

@@ -22,7 +22,7 @@ class Checkpoint:
 
     def save(self, tensors: dict[str, Tensor], state: dict) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
+        partial = self.path.with_name(f".{os.getpid()}-{self.path.name}")  # an orphaned job may still write its own
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, partial, {"state": json.dumps(state)})
         with open(partial, "rb+") as file:

@@ -110,6 +110,8 @@ def test_a_template_beside_a_module_counts(project):
     (project / "pkg/domain/page.html").write_text("<b>")
     assert len({first, second, digest(project)}) == 3
     (project / "pkg/domain/.page.html.swp").write_text("an editor's")
+    (project / "pkg/domain/page.html~").write_text("another editor's")
+    (project / "pkg/domain/module.orig").write_text("git's")
     (project / "elsewhere.html").write_text("<p>")
     assert digest(project) == Sources(project, ()).digest(["pkg/stage.py"])
 
