@@ -290,18 +290,24 @@ def _impossible_epsilons(params: Params) -> Iterator[str]:
 
 
 def _impossible_counts(params: Params, dataset: str) -> Iterator[str]:
-    """More samples asked for than the dataset has, if it states its COUNTS (the sizes of train and test)."""
-    counts = plugins.constants("datasets", dataset).get("COUNTS", {"train": inf, "test": inf})
-    train = counts["train"] - params.data.validation
+    """Sizes that the dataset cannot give, as far as it states its COUNTS (the sizes of train and test)."""
+    known = plugins.constants("datasets", dataset)
+    counts = known.get("COUNTS", {"train": inf, "test": inf})
+    classes = len(known.get("CLASSES", [0]))
+    left = counts["train"] - params.data.validation
+    side = min(plugins.constant("datasets", dataset, "INPUT_SHAPE")[1:])
     limits = [
-        ("data.validation", params.data.validation, counts["train"] - 1, "training images"),
-        ("data.calibration", params.data.calibration, train, "training images beside validation"),
-        ("training.batch_size", params.training.batch_size, train, "training images beside validation"),
-        ("evaluation.samples", params.evaluation.samples, counts["test"], "test images"),
+        ("data.validation", params.data.validation, classes, counts["train"] - classes, "all but one for each class"),
+        ("data.calibration", params.data.calibration, 1, left, "the training images beside validation"),
+        ("training.batch_size", params.training.batch_size, 1, left, "the training images beside validation"),
+        ("evaluation.samples", params.evaluation.samples, 1, counts["test"], "the test images"),
+        ("training.augmentation.crop_padding", params.training.augmentation.crop_padding, 0, side // 2, "half the side"),
     ]
-    for key, value, limit, what in limits:
-        if value > limit:
-            yield f"{key}: {value} should be at most {max(limit, 0)}, the {what} of {dataset!r}"
+    for key, value, lowest, highest, what in limits:
+        if value < lowest:
+            yield f"{key}: {value} should be at least {lowest}, one for each class of {dataset!r}"
+        if value > highest:
+            yield f"{key}: {value} should be at most {max(highest, 0)}, {what} of {dataset!r}"
 
 
 def _impossible_transfer(params: Params) -> Iterator[str]:

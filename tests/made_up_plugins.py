@@ -10,6 +10,7 @@ FILES = {
     "datasets/digits.py": """
         INPUT_SHAPE = (1, 16, 12)
         MEAN = (73 / 255,)
+        CLASSES = ("odd", "even")
         COUNTS = {"train": 100, "test": 40}
         def load(mirror): ...
     """,

@@ -164,6 +164,12 @@ def test_numbers_are_read_as_dvc_reads_them(load):
             "evaluation.epsilons.1: 0.5 should be a multiple of 1/255, written like 8/255, since evaluation.grid is "
             "'digital'",
         ),
+        ("data.validation", 1, "data.validation: 1 should be at least 2, one for each class of 'digits'"),
+        (
+            "training.augmentation.crop_padding",
+            7,
+            "training.augmentation.crop_padding: 7 should be at most 6, half the side of 'digits'",
+        ),
         ("evaluation.samples", 41, "evaluation.samples: 41 should be at most 40, the test images of 'digits'"),
         (
             "data.calibration",

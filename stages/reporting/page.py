@@ -24,8 +24,6 @@ from stages.reporting.figures import (
 )
 from stages.reporting.findings import findings
 
-ALL_SCORES = "snakemake --cores 2 data/results/results.csv"
-
 HATCHED = '<span class="hatched" aria-hidden="true"></span>'
 HOLLOW = '<span class="hollow" aria-hidden="true"></span>'
 
@@ -65,7 +63,7 @@ SECTIONS = {
 GLOSSARY = {
     "Variant": "A trained network: dataset, model, scheme, defense and seed.",
     "Scheme": "The network's number format: fp32 is the float network, int8 has 8-bit weights and activations, w4a4 "
-    "has 4-bit ones, w1a1 has single bits.",
+    "has 4-bit ones, w1a1 has single bits; first and last layers keep 8 bits in all of them.",
     "Defense": "How the network was trained to withstand attacks; none is plain training.",
     "Epsilon": "The attacker's budget: the most that any input value, in 0 to 1, may change (maximum norm).",
     "Robust accuracy": "The share of all evaluated images that are still classified correctly under attack; an image "
@@ -156,21 +154,39 @@ def _sections(groups: list[Group], headline: float) -> tuple[list[dict], list[di
 
 
 def commands(results: pd.DataFrame) -> list[str]:
-    """Per row the shell command, for the study's folder, that recomputes the cell whatever the cache holds."""
-    variants = variant_names(results)
-    parts = zip(
-        variants, results["seed"].astype(str), results["threat"], results["surrogate"], results["attack"], strict=True
-    )
-    return [_command(*row) for row in parts]
+    """Per row the shell command, for the study's folder, that recomputes the cell whatever the cache holds.
+
+    A row over several cells (worst case, all seeds) recomputes each of them.
+    """
+    network, budget = ["dataset", "model", "scheme", "defense"], ["norm", "epsilon"]
+    table = results.assign(variant=variant_names(results), seed=results["seed"].astype(str))
+    cells = table[(table["threat"] != "worst_case") & (table["seed"] != "all")]
+    alike = dict(list(cells.groupby([*network, *budget])))
+
+    def members(row: pd.Series) -> pd.DataFrame:
+        found = alike[tuple(row[[*network, *budget]])]
+        if row["threat"] == "worst_case":
+            found = found[found["threat"] != "clean"]
+        else:
+            found = found[(found["threat"] == row["threat"]) & (found["attack"] == row["attack"])]
+        if row["seed"] != "all":
+            found = found[found["variant"] == row["variant"]]
+            if row["threat"] == "transfer":
+                found = found[found["surrogate"] == row["surrogate"]]
+        return found
+
+    return [_command(members(row)) for _, row in table.iterrows()]
 
 
-def _command(variant: str, seed: str, threat: str, surrogate: str, attack: str) -> str:
-    if threat == "worst_case" or seed == "all":
-        return ALL_SCORES
-    score = f"python -m stages score {variant}-{attack} --recompute"
-    if threat == "clean":
-        return score
-    return f"python -m stages attack {surrogate or variant}-{attack} --recompute && {score}"
+def _command(cells: pd.DataFrame) -> str:
+    attacked = cells[cells["threat"] != "clean"]
+    crafted = attacked["surrogate"].where(attacked["surrogate"] != "", attacked["variant"]) + "-" + attacked["attack"]
+    jobs = [
+        *(f"attack {item}" for item in dict.fromkeys(crafted)),
+        *(f"score {item}" for item in dict.fromkeys(cells["variant"] + "-" + cells["attack"])),
+        "report all",
+    ]
+    return " && ".join(f"python -m stages {job} --recompute" for job in jobs)
 
 
 def table_columns(results: pd.DataFrame) -> tuple[dict[str, str], list[dict]]:

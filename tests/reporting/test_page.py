@@ -6,7 +6,7 @@ import pytest
 
 from stages.metrics.flags import MEANINGS
 from stages.reporting.examples import Picture, Row, png
-from stages.reporting.page import ALL_SCORES, commands, page, table_columns
+from stages.reporting.page import commands, page, table_columns
 from tests.reporting.conftest import HEADLINE
 
 STUDY = {"title": "A <small> study", "question": "Does it & its like hold?"}
@@ -33,7 +33,8 @@ def cells(column):
 
 def row(threat, surrogate="", attack="pgd", seed="0"):
     variant = {"dataset": "cifar10", "model": "resnet8", "scheme": "int8", "defense": "none", "seed": seed}
-    return variant | {"threat": threat, "surrogate": surrogate, "attack": attack}
+    budget = {"norm": "", "epsilon": 0.0} if threat == "clean" else {"norm": "linf", "epsilon": 8 / 255}
+    return variant | {"threat": threat, "surrogate": surrogate, "attack": attack} | budget
 
 
 def test_commands_recompute_all_that_a_cell_rests_on():
@@ -48,14 +49,18 @@ def test_commands_recompute_all_that_a_cell_rests_on():
             row("white_box", seed="all"),
         ]
     )
-    recompute = "python -m stages {} {} --recompute"
+
+    def chain(*jobs):
+        return " && ".join(f"python -m stages {job} --recompute" for job in [*jobs, "report all"])
+
+    crafted = [f"attack {target}-pgd", f"attack {target}-noise", f"attack {surrogate}-pgd"]
     assert commands(table) == [
-        recompute.format("score", f"{target}-clean"),
-        recompute.format("attack", f"{target}-pgd") + " && " + recompute.format("score", f"{target}-pgd"),
-        recompute.format("attack", f"{target}-noise") + " && " + recompute.format("score", f"{target}-noise"),
-        recompute.format("attack", f"{surrogate}-pgd") + " && " + recompute.format("score", f"{target}-pgd"),
-        ALL_SCORES,
-        ALL_SCORES,
+        chain(f"score {target}-clean"),
+        chain(crafted[0], f"score {target}-pgd"),
+        chain(crafted[1], f"score {target}-noise"),
+        chain(crafted[2], f"score {target}-pgd"),
+        chain(*crafted, f"score {target}-pgd", f"score {target}-noise"),
+        chain(crafted[0], f"score {target}-pgd"),
     ]
 
 

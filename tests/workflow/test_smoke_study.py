@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from stages.metrics.results import COLUMNS
+from stages.reporting.page import commands
 from tests.workflow.conftest import REPOSITORY, Project
 
 pytestmark = pytest.mark.workflow
@@ -22,19 +23,24 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """The repository's files without results and cache, in which the smoke study was run once."""
-    folder = tmp_path_factory.mktemp("smoke") / "project"
+def copy_of_repository(folder):
+    """The repository's files in a new repository, without results and cache."""
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     files = subprocess.run(listed, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     for name in filter(None, files.split("\0")):
         if (REPOSITORY / name).is_file():  # deleted files are listed too
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(REPOSITORY / name, folder / name)
+    (folder / STUDY / "dvc.lock").unlink(missing_ok=True)
     made = Project(folder)
     assert made.run("git", "init", "-q").returncode == 0
-    (folder / STUDY / "dvc.lock").unlink(missing_ok=True)
+    return made
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """A copy of the repository in which the smoke study was run once."""
+    made = copy_of_repository(tmp_path_factory.mktemp("smoke") / "project")
     made.first = run(made)
     return made
 
@@ -110,6 +116,21 @@ def test_a_second_run_and_dvc_find_nothing_to_do(smoke):
     assert "up to date" in status
     shown = smoke.dvc("metrics", "show", f"{STUDY}/data/results/metrics.json")
     assert "clean_accuracy" in shown
+
+
+@pytest.mark.parametrize("kind", ["clean", "white_box", "transfer", "worst_case"])
+def test_the_report_s_commands_recompute_a_cell_to_the_same_bytes(smoke, kind):
+    """Run as printed, in a shell in the study's folder."""
+    folder = smoke.folder / STUDY
+    table = pd.read_csv(folder / "data/results/results.csv", keep_default_na=False)
+    command = commands(table)[table.index[(table["threat"] == kind) & (table["scheme"] == "w1a1")][-1]]
+    before = {path: path.read_bytes() for path in sorted((folder / "data").rglob("*")) if path.is_file()}
+    done = subprocess.run(
+        command, shell=True, cwd=folder, env=smoke.environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "restored from the cache" not in done.stderr
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_every_result_comes_back_from_the_cache(smoke):
