@@ -35,12 +35,17 @@ function element(name, properties = {}, ...children) {
   return made;
 }
 
+// A command also names surrogates; what it scores is the row's own variant and attack.
+function searched(column, row) {
+  return column.kind === "command" ? column.at(row).split(" score ").slice(1).join(" ") : column.at(row);
+}
+
 function matches(row) {
   for (const [column, wanted] of filters) {
     if (column.kind === "flags" ? !accepts(wanted, column.at(row)) : String(column.at(row)) !== wanted) return false;
   }
   if (!search) return true;
-  return columns.some((column) => column.codes && column.at(row).toLowerCase().includes(search));
+  return columns.some((column) => column.codes && searched(column, row).toLowerCase().includes(search));
 }
 
 function accepts(wanted, flags) {
