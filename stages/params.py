@@ -296,12 +296,13 @@ def _impossible_counts(params: Params, dataset: str) -> Iterator[str]:
     classes = len(known.get("CLASSES", [0]))
     left = counts["train"] - params.data.validation
     side = min(plugins.constant("datasets", dataset, "INPUT_SHAPE")[1:])
+    padding = params.training.augmentation.crop_padding
     limits = [
         ("data.validation", params.data.validation, classes, counts["train"] - classes, "all but one for each class"),
         ("data.calibration", params.data.calibration, 1, left, "the training images beside validation"),
         ("training.batch_size", params.training.batch_size, 1, left, "the training images beside validation"),
         ("evaluation.samples", params.evaluation.samples, 1, counts["test"], "the test images"),
-        ("training.augmentation.crop_padding", params.training.augmentation.crop_padding, 0, side // 2, "half the side"),
+        ("training.augmentation.crop_padding", padding, 0, side // 2, "half the side"),
     ]
     for key, value, lowest, highest, what in limits:
         if value < lowest:
