@@ -59,6 +59,7 @@ def in_layers(model, layers) -> nn.Module:
 def quantized_case(model_name: str, scheme_name: str) -> Case:
     """A small trained network of a model, quantized with a scheme; made once."""
     model, scheme = MODELS[model_name], import_module(f"stages.schemes.{scheme_name}")
+    torch.set_num_threads(1)  # on which training depends; other tests may have left another number
     torch.manual_seed(0)
     network = in_layers(model, FloatLayers(MEAN, STD))
     fit(network, epochs=3, learning_rate=0.05)

@@ -1,5 +1,6 @@
 """The frozen integer network against Brevitas, against itself in other batches, and as integers in memory."""
 
+import brevitas.nn as qnn
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from stages.quantization.formats import Format
 from stages.quantization.freeze import layer_table
-from stages.quantization.frozen_layers import Codes, FrozenLayers, FrozenWeights, check_exact
+from stages.quantization.frozen_layers import Codes, FrozenLayers, FrozenQuantizer, FrozenWeights, check_exact
 from tests.quantization.small_networks import MEAN, MODELS, SHAPE, STD, images, in_layers, quantized_case
 
 EVERY = [(model, scheme) for model in ("resnet8", "tiny_cnn") for scheme in ("int8", "w4a4", "w1a1")]
@@ -62,6 +63,22 @@ def test_classes_and_logits_are_those_of_brevitas(model, scheme):
     assert ((expected - frozen).abs().amax(1) < 1e-4).float().mean() > 0.95
 
 
+def codes(network, kinds, inputs):
+    """The integers `[N, ...]` that leave each quantizer of a network, in the order of their calls."""
+    seen = []
+
+    def hook(module, _, output):
+        integers = output.integers if isinstance(output, Codes) else torch.round(output / module.act_quant.scale())
+        seen.append(integers.detach().flatten(1))
+
+    handles = [module.register_forward_hook(hook) for module in network.modules() if isinstance(module, kinds)]
+    with torch.no_grad():
+        network(inputs)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
 def test_input_gradients_are_those_of_brevitas(case):
     inputs, labels = images("test", 200)
 
@@ -69,13 +86,22 @@ def test_input_gradients_are_those_of_brevitas(case):
         leaf = inputs.clone().requires_grad_()
         return torch.autograd.grad(F.cross_entropy(network(leaf), labels, reduction="sum"), leaf)[0].flatten(1)
 
+    pairs = list(
+        zip(
+            codes(case.brevitas, (qnn.QuantReLU, qnn.QuantIdentity), inputs),
+            codes(case.frozen, FrozenQuantizer, inputs),
+            strict=True,
+        )
+    )
+    assert pairs
+    shifted = torch.stack([(first != second).any(1) for first, second in pairs]).any(0)
     expected, frozen = gradients(case.brevitas), gradients(case.frozen)
     error = (expected - frozen).norm(dim=1) / expected.norm(dim=1)
-    shifted = (logits(case.brevitas, inputs, 200) - logits(case.frozen, inputs, 200)).abs().amax(1) >= 1e-4
     assert (expected.norm(dim=1) > 0).all()
-    assert shifted.float().mean() < 0.05
-    # A code can also shift without any logit noticing.
-    assert (error[~shifted] <= 1e-6).float().mean() > 0.95
+    assert shifted.float().mean() < 0.2
+    # Float32 sums in another order; and a value next to zero or to the clamp can change sides while its code does not.
+    assert error[~shifted].median() < 1e-6
+    assert (error[~shifted] <= 1e-5).float().mean() > 0.95
 
 
 def test_saving_and_loading_is_exact(case, few, tmp_path):
