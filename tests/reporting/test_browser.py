@@ -190,7 +190,7 @@ def test_the_command_is_shown_and_copied(opened):
     button = tab.locator("#table .copy").first
     command = button.evaluate("button => button.nextElementSibling.textContent")
     button.click()
-    assert button.text_content() == "Copied"
+    playwright.expect(button).to_have_text("Copied")  # once the browser has answered
     assert tab.evaluate("navigator.clipboard.readText()") == command
     assert command.startswith("python -m stages attack ")
 
