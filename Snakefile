@@ -67,7 +67,11 @@ rule prepare:
         "profiles/environment.yaml"
     threads: study.params.threads
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wildcards, rulename: study.params.resources.of(rulename).memory,
+        runtime=lambda wildcards, rulename: study.params.resources.of(rulename).runtime,
+        gpu=lambda wildcards, rulename: study.params.resources.of(rulename).gpus,
+        cpus_per_task=study.params.threads,  # of a cluster: `threads` is cut to the cores of where Snakemake runs
+        lane=1,  # profiles/slurm gives a group one of them: its jobs follow each other
     params:
         stage="prepare",
     message:
@@ -167,7 +171,11 @@ rule report:
         "profiles/environment.yaml"
     threads: study.params.threads
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wildcards, rulename: study.params.resources.of(rulename).memory,
+        runtime=lambda wildcards, rulename: study.params.resources.of(rulename).runtime,
+        gpu=lambda wildcards, rulename: study.params.resources.of(rulename).gpus,
+        cpus_per_task=study.params.threads,  # of a cluster: `threads` is cut to the cores of where Snakemake runs
+        lane=1,  # profiles/slurm gives a group one of them: its jobs follow each other
     message:
         "report"
     shell:

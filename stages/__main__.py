@@ -6,8 +6,12 @@ import importlib
 import os
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from random import randrange
 from typing import Any, TextIO
+
+from stages.ledger.errors import sentence
 
 RULES = {
     "prepare": "make a dataset's canonical arrays",
@@ -28,10 +32,19 @@ def main(arguments: list[str] | None = None) -> int:
             _plan(options.check)
         elif options.command == "summary":
             _summarise()
+        elif options.command == "verify":
+            return _verify(options.count, options.seed)
+        elif options.command == "revouch":
+            return _revouch(options.count, options.seed)
+        elif options.command == "gc":
+            _collect(options.delete, options.days, options.clones)
         else:
             _run_logged(options.command, options.item, options.recompute)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        told = sentence(error)
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
         return 1
     return 0
 
@@ -49,6 +62,22 @@ def _parser() -> argparse.ArgumentParser:
     plan = commands.add_parser("plan", help="write dvc.yaml and data/code.json from params.yaml and the code")
     plan.add_argument("--check", action="store_true", help="change nothing, fail if they are out of date")
     commands.add_parser("summary", help="print the end table of the last run")
+    checks = {
+        "verify": "hash again what dvc.lock names, and compute some scores again",
+        "revouch": "carry results over to changed code, if a sample of them computed again is the same to the byte",
+    }
+    for name, purpose in checks.items():
+        check = commands.add_parser(name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
+        check.add_argument("--count", type=_count, default=5, help="how many results to compute again (default 5)")
+        check.add_argument(
+            "--seed", type=int, default=randrange(1000), help="which ones (default: other ones each time)"
+        )
+    collect = commands.add_parser("gc", help="say which old results would be removed from the cache, and remove them")
+    collect.add_argument("--delete", action="store_true", help="remove them; without it nothing is changed")
+    collect.add_argument("--days", type=float, default=30, help="keep what was made or used since (default 30)")
+    collect.add_argument(
+        "--clones", type=Path, nargs="+", default=(), metavar="FOLDER", help="other clones that use the same cache"
+    )
     return parser
 
 
@@ -66,6 +95,59 @@ def _summarise() -> None:
     from stages.study import summarise
 
     summarise(Path())
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text} should be 1 or more")
+    return count
+
+
+def _verify(count: int, seed: int) -> int:
+    from stages.ledger.verify import verify_bytes, verify_results
+    from stages.study import open_study
+
+    study = open_study()
+    scores = [task.job for task in study.tasks if task.job.rule == "score"]
+    damaged = verify_bytes(study.ledger)
+    different = verify_results(study.ledger, scores, _computing(study), count, seed)
+    return 1 if damaged or different else 0
+
+
+def _revouch(count: int, seed: int) -> int:
+    from stages.ledger.revouch import revouch
+    from stages.study import open_study
+
+    study = open_study()
+    return 0 if revouch(study.ledger, _computing(study), count, seed) else 1
+
+
+def _collect(delete: bool, days: float, clones: Sequence[Path]) -> None:
+    from stages.ledger.collect import find_garbage
+    from stages.ledger.runcache import repository
+
+    garbage = find_garbage(repository(Path.cwd()), days, clones)
+    print(garbage)
+    if garbage.is_empty:
+        print("There is nothing to remove.")
+    elif delete:
+        garbage.remove()
+        print("This was removed.")
+    else:
+        print("Nothing was removed yet: `make gc DELETE=yes` or `python -m stages gc --delete` removes this.")
+
+
+def _computing(study: Any) -> Callable[[Any], Callable[[Any], None]]:
+    """What computes each job of a study, in this process."""
+    _fix_threads(study.params.threads)
+
+    def computing(job: Any) -> Callable[[Any], None]:
+        stage = importlib.import_module(f"stages.{job.rule}")
+        task = study.task(job.rule, job.item)
+        return lambda outputs: stage.run(task, study.params, outputs)
+
+    return computing
 
 
 def _run_logged(rule: str, item: str, recompute: bool) -> None:
@@ -90,17 +172,30 @@ def _run(rule: str, item: str, recompute: bool) -> None:
     from stages.study import open_study
 
     study = open_study()
+    runs_in_dvc = "DVC_STAGE" in os.environ
+    if runs_in_dvc:
+        _check_for_dvc(study.ledger)
     task = study.task(rule, item)
-    study.ledger.check_job(task.job)
     _fix_threads(study.params.threads)
 
     def compute(outputs: Any) -> None:
         importlib.import_module(f"stages.{rule}").run(task, study.params, outputs)
 
-    if "DVC_STAGE" in os.environ:
-        study.ledger.compute_only(task.job, compute)
-    elif not study.ledger.produce(task.job, compute, recompute):
+    if not runs_in_dvc:
+        study.ledger.check_job(task.job)
+    # DVC has looked into the cache already. It makes the same record, but none of a stage with outputs that git tracks.
+    if not study.ledger.produce(task.job, compute, recompute or runs_in_dvc):
         print(f"{task.job.name}: restored from the cache", file=sys.stderr)
+
+
+def _check_for_dvc(ledger: Any) -> None:
+    """Check the whole plan: after `-S`, DVC goes on with the dvc.yaml that it has read before, and would record an
+    experiment for a grid that it did not run."""
+    try:
+        ledger.check_generated()
+    except ValueError as error:
+        remedy = "with what -S sets written in params.yaml, then the same command without -S (docs/dvc.md)"
+        raise ValueError(f"{error} {remedy}") from None
 
 
 def _fix_threads(threads: int) -> None:

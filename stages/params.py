@@ -135,6 +135,46 @@ class Report(Section):
     examples: Count
 
 
+class Override(Section):
+    """What the jobs of one rule ask for instead; what is left out is as for all rules."""
+
+    memory: Count | None = None
+    runtime: Count | None = None
+    gpus: NonNegativeInt | None = None
+
+
+class Overrides(Section):
+    """One for each rule of the plan."""
+
+    prepare: Override = Override()
+    train: Override = Override()
+    defend: Override = Override()
+    quantize: Override = Override()
+    attack: Override = Override()
+    score: Override = Override()
+    report: Override = Override()
+
+
+class Resources(Section):
+    """What a job asks of a cluster: memory in MB, run time in minutes, GPUs. No result depends on it."""
+
+    memory: Count
+    runtime: Count
+    gpus: NonNegativeInt
+    rules: Overrides
+
+    def of(self, rule: str) -> "Resources":
+        """The same with the values that a rule's jobs ask for."""
+        override = getattr(self.rules, rule)
+        return self.model_copy(update=override.model_dump(exclude_none=True))
+
+
+class Ledger(Section):
+    """Where results are looked for beside the cache: a remote's name in DVC's settings, or empty."""
+
+    remote: str
+
+
 class Params(Section):
     """A validated params.yaml."""
 
@@ -142,6 +182,8 @@ class Params(Section):
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "fp32", "bf16"]
     threads: Count
+    resources: Resources
+    ledger: Ledger
     data: Data
     grid: Grid
     training: Training

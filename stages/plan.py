@@ -267,6 +267,6 @@ def _shown(params: Params) -> list[tuple[Variant, str]]:
 
 
 def _reported(params: Params) -> tuple[str, ...]:
-    """All settings, since the report prints them; where the data was read from is none of its business."""
-    keys = [key for key in params.values if key != "data"]
+    """All settings, since the report prints them, but for where data was read, jobs were run and results were found."""
+    keys = [key for key in params.values if key not in ("data", "resources", "ledger")]
     return (*keys, "data.validation", "data.calibration")

@@ -38,7 +38,8 @@ def open_study() -> Study:
     project = Path(__file__).resolve().parents[1]
     planned = tasks(params)
     jobs = [task.job for task in planned]
-    return Study(params, planned, Ledger(jobs, params.written, project, LIBRARIES, dvc_plots(params)))
+    ledger = Ledger(jobs, params.written, project, LIBRARIES, dvc_plots(params), params.ledger.remote)
+    return Study(params, planned, ledger)
 
 
 def summarise(folder: Path) -> None:

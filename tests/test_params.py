@@ -15,6 +15,8 @@ WRITTEN = {
     "device": "auto",
     "precision": "fp32",
     "threads": 1,
+    "resources": {"memory": 2000, "runtime": 10, "gpus": 0, "rules": {"train": {"runtime": 60, "gpus": 1}}},
+    "ledger": {"remote": ""},
     "data": {"mirror": "", "validation": 20, "calibration": 10},
     "grid": {
         "datasets": ["digits"],
@@ -272,3 +274,44 @@ def test_the_projects_studies_are_valid(file):
 def test_settings_and_plan_need_no_torch():
     program = "import sys, stages.plan; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'pandas')))"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "key, value, sentence",
+    [
+        ("ledger", ..., "ledger: is missing, expected a value"),
+        ("ledger.remote", None, "ledger.remote: None should be a valid string"),
+        ("ledger.remotes", "store", "ledger.remotes: unknown key, did you mean 'remote'?"),
+    ],
+)
+def test_the_remote_is_the_name_of_one_or_empty(load, faults, key, value, sentence):
+    assert load(**{"ledger.remote": "store"}).ledger.remote == "store"
+    assert faults(**{key: value}) == [f"params.yaml: {sentence}"]
+
+
+def test_a_rule_asks_for_its_own_resources_or_else_for_those_of_all(load):
+    resources = load().resources
+    asked = {rule: resources.of(rule) for rule in ("train", "score")}
+    assert [(of.memory, of.runtime, of.gpus) for of in asked.values()] == [(2000, 60, 1), (2000, 10, 0)]
+
+
+@pytest.mark.parametrize(
+    "key, value, sentence",
+    [
+        ("resources", ..., "resources: is missing, expected a value"),
+        ("resources.memory", ..., "resources.memory: is missing, expected a value"),
+        ("resources.memory", "4GB", "resources.memory: '4GB' should be a valid integer"),
+        ("resources.runtime", 0, "resources.runtime: 0 should be greater than or equal to 1"),
+        ("resources.gpus", -1, "resources.gpus: -1 should be greater than or equal to 0"),
+        ("resources.cpus", 2, "resources.cpus: unknown key, did you mean 'gpus'?"),
+        ("resources.rules", {"atack": {}}, "resources.rules.atack: unknown key, did you mean 'attack'?"),
+        (
+            "resources.rules",
+            {"attack": {"memroy": 1}},
+            "resources.rules.attack.memroy: unknown key, did you mean 'memory'?",
+        ),
+        ("resources.rules", {"attack": None}, "resources.rules.attack: None should be a mapping of keys to values"),
+    ],
+)
+def test_resources_are_whole_positive_numbers(faults, key, value, sentence):
+    assert faults(**{key: value}) == [f"params.yaml: {sentence}"]

@@ -178,9 +178,9 @@ def test_the_report_reads_all_scores_and_shows_one_attack_on_the_undefended_vari
     assert "data/results/results.csv" in report.tracked
 
 
-def test_where_data_comes_from_is_no_setting_of_any_job(params):
+def test_where_data_and_results_come_from_is_no_setting_of_any_job(params):
     keys = {key for job in plan(params) for key in job.params}
-    assert keys & {"data", "data.mirror"} == set()
+    assert keys & {"data", "data.mirror", "ledger", "ledger.remote"} == set()
 
 
 def test_dvc_plots_draw_one_line_a_variant(params):
@@ -196,3 +196,12 @@ def test_seeds_depend_on_name_and_purpose_alone():
     seeds = [seed_of(name, purpose) for name in ("a", "ab", "b") for purpose in ("", "b", "initialisation")]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_what_a_job_asks_of_a_cluster_is_no_setting_of_any_job(params):
+    keys = {key for job in plan(params) for key in job.params}
+    assert "resources" not in {key.partition(".")[0] for key in keys}
+
+
+def test_every_rule_of_the_plan_may_ask_for_its_own_resources(params):
+    assert {job.rule for job in plan(params)} == set(type(params.resources.rules).model_fields)

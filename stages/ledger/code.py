@@ -7,7 +7,6 @@ import ast
 import hashlib
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -130,4 +129,6 @@ def _canonical(node: Any) -> Any:
 
 def _public_version(library: str) -> str:
     """The installed version without its local part: 2.13.0 for 2.13.0+cpu, so that builds share results."""
+    from importlib.metadata import version  # 15 ms, for code that imports such a library
+
     return version(library).partition("+")[0]

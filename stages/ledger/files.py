@@ -1,11 +1,14 @@
 """Files that appear whole or not at all, and digests that are remembered between runs."""
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+
+TOKEN = os.urandom(4).hex()  # process ids recur: in containers, on other nodes, after a restart
 
 
 def md5(path: Path | str) -> str:
@@ -20,7 +23,12 @@ def partial(path: Path | str, folder: Path | None = None) -> Path:
     By default it lies in the folder of `path`, so that the final rename is atomic.
     """
     path = Path(path)
-    return (folder or path.parent) / f".{os.getpid()}-{path.name}"
+    return (folder or path.parent) / f".{os.getpid()}-{TOKEN}-{path.name}"
+
+
+def describe(path: Path | str) -> dict[str, str | int]:
+    """DVC's description of a file: `path`, `hash`, `md5`, `size` in bytes; FileNotFoundError where there is none."""
+    return {"path": str(path), "hash": "md5", "md5": md5(path), "size": os.stat(path).st_size}
 
 
 def settle(written: Path, path: Path) -> None:
@@ -32,21 +40,29 @@ def settle(written: Path, path: Path) -> None:
     with open(written, "rb") as file:
         os.fsync(file.fileno())
     os.replace(written, path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to disk."""
+    opened = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(opened)
     finally:
-        os.close(folder)
+        os.close(opened)
 
 
 def write_whole(path: Path, text: str) -> bool:
     """Write a text file unless it holds just that already; whether it was written."""
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
+    if path.is_file() and path.read_bytes() == text.encode():
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
     written = partial(path)
-    written.write_text(text, encoding="utf-8")
-    settle(written, path)
+    try:
+        written.write_bytes(text.encode())
+        settle(written, path)
+    finally:
+        written.unlink(missing_ok=True)
     return True
 
 
@@ -63,9 +79,11 @@ def copy_whole(source: Path, path: Path, folder: Path | None = None) -> None:
 
 @dataclass
 class Digests:
-    """MD5 digests, remembered in a JSON file as long as inode, modification time and size stay.
+    """MD5 digests, remembered in a file as long as inode, modification time and size stay.
 
-    The file is a cache: processes that write it at once may lose each other's news, which costs hashing a file again.
+    The file is a cache for the process that looks at all files of a study; jobs hash what they read. Processes that
+    write it at once may lose each other's news, and a damaged or missing memory is an empty one: both cost hashing
+    files again. Its first line is the MD5 of the rest, so that damage shows.
     """
 
     memory: Path
@@ -76,7 +94,7 @@ class Digests:
         self._known = self._read()
 
     def __call__(self, path: Path | str) -> dict[str, str | int] | None:
-        """DVC's description of a file (`path`, `hash`, `md5`, `size` in bytes), None where there is no such file."""
+        """DVC's description of a file, None where there is no such file."""
         try:
             status = os.stat(path)
         except FileNotFoundError:
@@ -87,11 +105,26 @@ class Digests:
             self._known[name] = self._new[name] = [*signature, md5(path)]
         return {"path": str(path), "hash": "md5", "md5": self._known[name][3], "size": status.st_size}
 
+    def hash_again(self, path: Path | str) -> dict[str, str | int] | None:
+        """The same from the bytes on disk, whatever is remembered."""
+        self._known.pop(os.path.abspath(path), None)
+        return self(path)
+
     def remember(self) -> None:
-        """Write what is new to the file."""
+        """Write what is new to the file, if it can be written."""
         if self._new:
-            write_whole(self.memory, json.dumps(self._read() | self._new))
+            with contextlib.suppress(OSError):
+                text = json.dumps(self._read() | self._new)
+                write_whole(self.memory, f"{_md5(text.encode())}\n{text}")
             self._new.clear()
 
     def _read(self) -> dict[str, list]:
-        return json.loads(self.memory.read_text(encoding="utf-8")) if self.memory.is_file() else {}
+        try:
+            digest, _, text = self.memory.read_bytes().partition(b"\n")
+        except OSError:
+            return {}
+        return json.loads(text) if digest == _md5(text).encode() else {}
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()

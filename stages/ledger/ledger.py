@@ -3,6 +3,7 @@
 All paths of jobs are relative to the working directory, which is the study's folder.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 from stages.ledger import dvcfiles
 from stages.ledger.code import Sources
-from stages.ledger.files import Digests, partial, settle, write_whole
+from stages.ledger.files import Digests, describe, md5, partial, settle, write_whole
 from stages.ledger.job import Job
 from stages.ledger.runcache import (
     NOT_HASHED,
@@ -36,6 +37,7 @@ class Assessment:
     current: dict[Job, Record]  # its outputs are in place
     restorable: dict[Job, Record]  # the cache holds its outputs
     stale: tuple[Job, ...]  # it has to run, since it or what it reads from changed, or nothing is known about it
+    locked: dict[str, Record]  # what dvc.lock says, by job name
 
 
 class Ledger:
@@ -48,6 +50,7 @@ class Ledger:
         project: Path,
         libraries: Iterable[str] = (),
         plots: list[dict[str, Any]] | None = None,
+        remote: str = "",
     ) -> None:
         """
         Args:
@@ -56,6 +59,7 @@ class Ledger:
             project: the folder from which the code is imported.
             libraries: distributions whose version is part of the code that imports them.
             plots: the top-level `plots` of dvc.yaml.
+            remote: the DVC remote that is asked for what the cache lacks, if any.
 
         Raises:
             FileNotFoundError: the working directory is in no repository that DVC was initialised in.
@@ -65,8 +69,8 @@ class Ledger:
         self.params = params
         self.plots = plots or []
         self.sources = Sources(project, libraries)
-        self.cache = RunCache(cache_folder(root))
-        self.digests = Digests(root / ".dvc/tmp/digests.json")
+        self.cache = RunCache(cache_folder(root), _open(root, remote) if remote else None)
+        self.digests = Digests(root / ".dvc/tmp/digests")
         self._code: dict[str, str] = {}
 
     @cached_property
@@ -88,9 +92,9 @@ class Ledger:
                 raise ValueError(_outdated(path, "params.yaml and the code"))
 
     def check_job(self, job: Job) -> None:
-        """The same for one job, without reading the code of others."""
+        """The same for one job, without reading the code and the definitions of others."""
         definitions, code = Path(dvcfiles.DEFINITIONS), Path(dvcfiles.CODE)
-        if not definitions.is_file() or definitions.read_text(encoding="utf-8") != self._definitions:
+        if not definitions.is_file() or not dvcfiles.defines(definitions.read_text(encoding="utf-8"), job):
             raise ValueError(_outdated(dvcfiles.DEFINITIONS, "params.yaml"))
         if not code.is_file() or json.loads(code.read_text(encoding="utf-8")).get(job.code) != self.code(job):
             raise ValueError(_outdated(dvcfiles.CODE, f"the code of {job.rule} ({job.code})"))
@@ -98,13 +102,9 @@ class Ledger:
     def _generated(self) -> dict[str, str]:
         code = {job.code: self.code(job) for job in self.jobs}
         return {
-            dvcfiles.DEFINITIONS: self._definitions,
+            dvcfiles.DEFINITIONS: dvcfiles.definitions(self.jobs, self.plots),
             dvcfiles.CODE: json.dumps(code, indent=2, sort_keys=True) + "\n",
         }
-
-    @cached_property
-    def _definitions(self) -> str:
-        return dvcfiles.definitions(self.jobs, self.plots)
 
     # What a job's result depends on
 
@@ -115,15 +115,18 @@ class Ledger:
         return self._code[job.code]
 
     def wanted(self, job: Job) -> Record:
-        """The record of the job without its outputs: command, inputs as they are on disk, settings, code.
+        """The record of the job without its outputs: command, inputs hashed as they are on disk now, settings, code.
 
         Raises:
             FileNotFoundError: an input is missing.
         """
-        inputs = [self._digest(path) for path in sorted(job.inputs)]
-        return self._wanted(job, inputs)
+        for path in job.inputs:
+            if not Path(path).is_file():
+                raise FileNotFoundError(f"{path}: no such file, expected {_made_by(self.makers.get(path))}")
+        return self.wanted_of(job, [describe(path) for path in sorted(job.inputs)])
 
-    def _wanted(self, job: Job, inputs: list[dict[str, Any]]) -> Record:
+    def wanted_of(self, job: Job, inputs: list[dict[str, Any]]) -> Record:
+        """The same for inputs, sorted by path, of which only the descriptions are known."""
         settings = {key: self._setting(key) for key in sorted(job.params)}
         params = {dvcfiles.PARAMS: settings} if settings else {}
         record = {"cmd": job.command, "deps": inputs, "params": {**params, dvcfiles.CODE: {job.code: self.code(job)}}}
@@ -140,13 +143,6 @@ class Ledger:
                 raise ValueError(f"{dvcfiles.PARAMS}: {key}: DVC's run-cache ignores keys named {name!r}: rename it.")
         return value
 
-    def _digest(self, path: str) -> dict[str, Any]:
-        digest = self.digests(path)
-        if digest is None:
-            maker = self.makers.get(path)
-            raise FileNotFoundError(f"{path}: no such file, expected {_made_by(maker)}")
-        return digest
-
     # Running a job
 
     def produce(self, job: Job, compute: "Compute", recompute: bool = False) -> bool:
@@ -162,21 +158,25 @@ class Ledger:
         wanted = self.wanted(job)
         if not recompute and any(self.cache.check_out(record) for record in self.cache.find(wanted, job.products)):
             return False
+        self.cache.check_writable()
+        self.cache.set_aside_damaged_records({**wanted, "outs": [{"path": path} for path in job.products]})
         with Outputs(job, self._checkpoint(job, wanted)) as outputs:
             compute(outputs)
             outputs.check()
             outs = [{"path": path, **self.cache.store(outputs.path(path))} for path in job.products]
             self.cache.add({**wanted, "outs": outs})
             outputs.settle()
-        self.digests.remember()
         return True
 
-    def compute_only(self, job: Job, compute: "Compute") -> None:
-        """The same without the cache, for `dvc repro`, which looks up and records by itself."""
-        with Outputs(job, self._checkpoint(job, self.wanted(job))) as outputs:
-            compute(outputs)
-            outputs.check()
-            outputs.settle()
+    def compute_again(self, job: Job, compute: "Compute") -> list[str]:
+        """Compute a job beside its outputs, which stay; the products that came out different from those in place."""
+        with Outputs(job, CHECKPOINTS / partial(f"{job.name}.safetensors").name) as outputs:
+            try:
+                compute(outputs)
+                outputs.check()
+                return [path for path in job.products if md5(outputs.path(path)) != md5(path)]
+            finally:
+                outputs.checkpoint.unlink(missing_ok=True)
 
     @staticmethod
     def _checkpoint(job: Job, wanted: Record) -> Path:
@@ -193,46 +193,63 @@ class Ledger:
         known: dict[str, dict[str, Any]] = {}  # the files as they will be once everything restorable is restored
         current, restorable, stale = {}, {}, []
         for job in self.jobs:
-            if any(path in self.makers and path not in known for path in job.inputs):
-                stale.append(job)
-                continue
-            inputs = [known[path] if path in known else self._digest(path) for path in sorted(job.inputs)]
-            record, in_place = self._choose(job, self._wanted(job, inputs), locked.get(job.name))
+            inputs = [known.get(path) if path in self.makers else self.digests(path) for path in sorted(job.inputs)]
+            record = None
+            if None not in inputs:
+                record, in_place = self._choose(job, self.wanted_of(job, inputs), locked.get(job.name))
             if record is None:
                 stale.append(job)
                 continue
             (current if in_place else restorable)[job] = record
             known |= {out["path"]: out for out in record["outs"]}
-        return Assessment(current, restorable, tuple(stale))
+        return Assessment(current, restorable, tuple(stale), locked)
 
     def _choose(self, job: Job, wanted: Record, locked: Record | None) -> tuple[Record | None, bool]:
         """The record to go by, if any, and whether its outputs are in place."""
         in_lock = [locked] if locked and same_origin(locked, wanted) and _paths(locked) == list(job.products) else []
         candidates = []
         for record in chain(in_lock, self.cache.find(wanted, job.products)):
-            if all(self._is_in_place(out) for out in record["outs"]):
-                return record, True
+            if outs := self.in_place(record):
+                return {**wanted, "outs": outs}, True  # sizes and the like, which no name vouches for, from the files
             candidates.append(record)
         return next(filter(self.cache.holds, candidates), None), False
 
-    def _is_in_place(self, out: dict[str, Any]) -> bool:
-        found = self.digests(out["path"])
-        return found is not None and found["md5"] == out["md5"]
+    def in_place(self, record: Record) -> list[dict[str, Any]]:
+        """The outputs in the working directory, none unless all are those of a record."""
+        files = [self.digests(out["path"]) for out in record["outs"]]
+        same = (file is not None and file["md5"] == out["md5"] for file, out in zip(files, record["outs"], strict=True))
+        return files if all(same) else []
 
-    def restore(self) -> tuple[Assessment, int]:
-        """Restore all that the cache holds; what is left to do, and how many jobs were restored."""
+    def restore(self) -> tuple[Assessment, int, int]:
+        """Restore all that the cache and the remote hold.
+
+        Returns:
+            What is left to do, how many jobs were restored, and how many of these needed the remote.
+        """
         restored: set[Job] = set()
-        # A content found damaged is deleted and its job becomes stale, hence again until nothing is left to restore.
+        fetched: set[Job] = set()
+        # A content found damaged or gone makes its job stale, hence again until nothing is left to restore.
         while (assessment := self.assess()).restorable:
-            restored |= {job for job, record in assessment.restorable.items() if self.cache.check_out(record)}
-        return assessment, len(restored)
+            for job, record in assessment.restorable.items():
+                local = self.cache.is_local(record)
+                if self.cache.check_out(record):
+                    restored.add(job)
+                    fetched |= set() if local else {job}
+        self._refill(assessment.current.values())
+        return assessment, len(restored), len(fetched)
+
+    def _refill(self, records: Iterable[Record]) -> None:
+        """Keep again what is in place while the cache lost it; a cache that cannot be written stays as it is."""
+        with contextlib.suppress(OSError):
+            for record in records:
+                if not self.cache.has(record):
+                    self.cache.keep(record)
 
     def write_lock(self, assessment: Assessment) -> None:
         """Write dvc.lock, where a stale job keeps its last record."""
-        locked = dvcfiles.read_lock()
-        records = {job.name: assessment.current.get(job, locked.get(job.name)) for job in self.jobs}
+        records = {job.name: assessment.current.get(job, assessment.locked.get(job.name)) for job in self.jobs}
         records = {name: record for name, record in records.items() if record}
-        if records != locked:
+        if records != assessment.locked:
             dvcfiles.write_lock(records)
         self.digests.remember()
 
@@ -275,6 +292,12 @@ class Outputs:
 
 
 Compute = Callable[[Outputs], None]
+
+
+def _open(root: Path, remote: str) -> Any:
+    from stages.ledger.remote import Remote  # most jobs need none
+
+    return Remote(root, remote)
 
 
 def _outdated(path: str, source: str) -> str:

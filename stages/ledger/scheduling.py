@@ -7,7 +7,7 @@ forced by name. A dry run therefore changes nothing at all.
 import atexit
 import contextlib
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from typing import Any
 from snakemake.io import ancient
 
 from stages.ledger.dvcfiles import PARAMS
+from stages.ledger.errors import sentence
 from stages.ledger.job import Job
-from stages.ledger.ledger import Ledger
+from stages.ledger.ledger import Assessment, Ledger
 
 
 class Schedule:
@@ -54,8 +55,9 @@ class Schedule:
 
     def finish(self, succeeded: bool) -> None:
         """What is done after the last job: dvc.lock, and the summary if nothing is left to do."""
-        assessment = self.ledger.assess()
-        self.ledger.write_lock(assessment)
+        with _telling():  # the results are kept: where it cannot be written, as on a full disk, the next run writes it
+            assessment = self.ledger.assess()
+            self.ledger.write_lock(assessment)
         if succeeded and not assessment.stale:
             self._summarise_at_exit()
 
@@ -75,16 +77,29 @@ class Schedule:
         """
         if not self.workflow.is_main_process:
             return frozenset(), frozenset()
-        assessment, restored = self.ledger.restore() if self._runs_jobs else (self.ledger.assess(), 0)
+        with _telling():
+            assessment, restored, fetched = self.ledger.restore() if self._runs_jobs else (self.ledger.assess(), 0, 0)
+            if self._runs_jobs:
+                self.ledger.write_generated()
+                self.ledger.write_lock(assessment)
         made_anew = self._made_anew(assessment.stale)
         self.workflow.dag.forcefiles.update(made_anew)
-        if self._runs_jobs:
-            self.ledger.write_generated()
-            self.ledger.write_lock(assessment)
-            if not assessment.stale:
-                self._summarise_at_exit()  # Snakemake calls onsuccess only after it ran a job
-        _report(len(assessment.current) - restored, restored, len(assessment.restorable), len(assessment.stale))
+        if self._runs_jobs and not assessment.stale:
+            self._summarise_at_exit()  # Snakemake calls onsuccess only after it ran a job
+        self._tell(assessment, restored, fetched)
         return made_anew, frozenset(out["path"] for record in assessment.restorable.values() for out in record["outs"])
+
+    def _tell(self, assessment: Assessment, restored: int, fetched: int) -> None:
+        remote = [record for record in assessment.restorable.values() if not self.ledger.cache.is_local(record)]
+        parts = [
+            f"{len(assessment.current) - restored} up to date",
+            f"{restored - fetched} restored",
+            f"{fetched} fetched",
+            f"{len(assessment.restorable) - len(remote)} would be restored",
+            f"{len(remote)} would be fetched",
+            f"{len(assessment.stale)} to run",
+        ]
+        print(f"Jobs: {', '.join(part for part in parts if not part.startswith('0 '))}.", file=sys.stderr)
 
     def _made_anew(self, stale: Collection[Job]) -> frozenset[str]:
         """The products of stale jobs, of those forced on the command line, and of all that follow from these.
@@ -114,7 +129,13 @@ class Schedule:
         atexit.register(summarise)  # so that Snakemake's own closing lines come before it
 
 
-def _report(current: int, restored: int, restorable: int, stale: int) -> None:
-    parts = [f"{current} up to date", f"{restored} restored", f"{restorable} would be restored", f"{stale} to run"]
-    shown = [part for part in parts if not part.startswith("0 ")]
-    print(f"Jobs: {', '.join(shown)}.", file=sys.stderr)
+@contextlib.contextmanager
+def _telling() -> Iterator[None]:
+    """End Snakemake with one sentence, where there is one: of an error it would print its own way to it, too."""
+    try:
+        yield
+    except Exception as error:
+        told = sentence(error)
+        if told is None:
+            raise
+        sys.exit(f"error: {told}")

@@ -12,7 +12,14 @@ import yaml
 
 REPOSITORY = Path(__file__).parents[2]
 TOY = Path(__file__).parent / "toy"
-PARAMS = {"threads": 1, "sets": ["even", "odd"], "scale": 2, "attacks": {"add": {"step": 0.001}, "sign": None}}
+PARAMS = {
+    "threads": 1,
+    "mirror": "",
+    "sets": ["even", "odd"],
+    "scale": 2,
+    "attacks": {"add": {"step": 0.001}, "sign": None},
+    "transfer": [],
+}
 
 
 @dataclass
@@ -53,6 +60,13 @@ class Project:
         assert done.returncode == 0, done.stdout
         return done.stdout
 
+    def make(self, target: str, *variables: str) -> subprocess.CompletedProcess:
+        """Run a target of the repository's Makefile, with the Python that runs the tests in place of a set-up."""
+        venv = self.folder / ".venv"
+        if not venv.exists():
+            venv.symlink_to(sys.prefix)
+        return self.run("make", "-f", str(REPOSITORY / "Makefile"), "--old-file=setup", target, *variables)
+
     def commit(self) -> None:
         """Commit all that git does not ignore."""
         for command in (
@@ -82,12 +96,12 @@ class Project:
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     """A toy project, nothing computed yet."""
-    return _build(tmp_path / "project")
+    return build(tmp_path / "project")
 
 
 @pytest.fixture(scope="session")
 def _computed_once(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    made = _build(tmp_path_factory.mktemp("computed") / "project")
+    made = build(tmp_path_factory.mktemp("computed") / "project")
     made.snakemake()
     made.commit()
     return made
@@ -102,7 +116,7 @@ def computed(_computed_once: Project, tmp_path: Path) -> Project:
     return made
 
 
-def _build(folder: Path) -> Project:
+def build(folder: Path) -> Project:
     shutil.copytree(TOY, folder / "stages")
     shutil.copytree(
         REPOSITORY / "stages/ledger", folder / "stages/ledger", ignore=shutil.ignore_patterns("__pycache__")

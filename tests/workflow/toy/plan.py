@@ -33,9 +33,13 @@ def attack(params):
 
 
 def score(params):
-    for job in attack(params):
-        made = (f"data/scores/{job.item}.parquet",)
-        yield Job("score", job.item, job.outputs, ("threads",), *code("score"), made)
+    """Attacks that are transferred are scored on the sets of all, so that a setting may change inputs alone."""
+    for name in params.written["sets"]:
+        for by in params.written["attacks"]:
+            crafted_on = params.written["sets"] if by in params.written["transfer"] else [name]
+            inputs = tuple(path for other in crafted_on for path in pair(f"adversarial/{other}-{by}"))
+            made = (f"data/scores/{name}-{by}.parquet",)
+            yield Job("score", f"{name}-{by}", inputs, ("threads",), *code("score"), made)
 
 
 def report(params):
@@ -43,7 +47,9 @@ def report(params):
     shown = ("data/results/report.html", *(f"data/results/figures/{name}.svg" for name in FIGURES))
     scores = tuple(output for job in score(params) for output in job.outputs)
     metrics = ("data/results/metrics.json",)
-    return Job("report", "all", scores, ("attacks",), *code("report"), shown, tuple(results), metrics)
+    elsewhere = ("mirror", "resources", "ledger")  # of no result's making, as in the real plan
+    settings = tuple(key for key in params.written if key not in elsewhere)
+    return Job("report", "all", scores, settings, *code("report"), shown, tuple(results), metrics)
 
 
 def code(rule, plugin=None):

@@ -1,0 +1,96 @@
+"""Carry results over to changed code that should not change them, after computing a sample of them again.
+
+Any edit beyond comments changes the digest of the code and makes what it computed stale. Where the edit only tidied up,
+computing everything again would tell little more than a sample does.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from stages.ledger import dvcfiles
+from stages.ledger.job import Job
+from stages.ledger.ledger import Compute, Ledger
+from stages.ledger.runcache import Record, same_origin
+from stages.ledger.verify import tell_difference
+
+
+@dataclass(frozen=True)
+class Vouched:
+    """A job of which nothing but the code changed since its record, and whose outputs are in place."""
+
+    job: Job
+    record: Record  # under the code as it is now
+
+
+def candidates(ledger: Ledger) -> Iterator[Vouched]:
+    """The jobs whose results could be carried over, in the plan's order."""
+    locked = dvcfiles.read_lock()
+    for job in ledger.jobs:
+        record = locked.get(job.name)
+        inputs = [ledger.digests(path) for path in sorted(job.inputs)]
+        if record is None or None in inputs or not (outs := ledger.in_place(record)):
+            continue
+        wanted = ledger.wanted_of(job, inputs)
+        if not same_origin(record, wanted) and same_origin(_without_code(record), _without_code(wanted)):
+            yield Vouched(job, {**wanted, "outs": outs})
+
+
+def revouch(ledger: Ledger, compute: Callable[[Job], Compute], count: int, seed: int) -> bool:
+    """Compute a random sample of the candidates again. Only if every one is the same, record all under the new code.
+
+    Args:
+        compute: how to compute a job.
+        count: how many to compute again; of each changed code one is drawn before any second.
+
+    Returns:
+        Whether none came out different.
+
+    Raises:
+        ValueError: the count is below one, or a file changed in a way that only hashing it tells.
+    """
+    if count < 1:
+        raise ValueError(f"--count: {count} results would prove nothing, expected 1 or more")
+    found = list(candidates(ledger))
+    if not found:
+        print("Nothing to carry over: no result differs from what is wanted in its code alone")
+        return True
+    drawn = _draw(found, count, random.Random(seed))
+    codes = {vouched.job.code for vouched in found}
+    different = [
+        vouched
+        for vouched in drawn
+        if tell_difference(vouched.job, ledger.compute_again(vouched.job, compute(vouched.job)))
+    ]
+    covered = {vouched.job.code for vouched in drawn}
+    print(
+        f"{len(drawn) - len(different)} of {len(drawn)} came out the same, byte for byte "
+        f"(drawn from {len(found)} with --seed {seed}; they cover {len(covered)} of {len(codes)} changed codes)"
+    )
+    if different:
+        print("Nothing was carried over: run `snakemake` to compute all of them")
+        return False
+    for vouched in found:
+        if not ledger.cache.keep(vouched.record):
+            raise ValueError(f"{vouched.job.name}: its files are not what dvc.lock says: run `make verify` first")
+    ledger.write_generated()
+    ledger.write_lock(ledger.assess())
+    print(f"{len(found)} results now stand under the new code")
+    return True
+
+
+def _draw(found: list[Vouched], count: int, chance: random.Random) -> list[Vouched]:
+    """A random sample that repeats no code before each was drawn."""
+    shuffled = chance.sample(found, len(found))
+    seen: dict[str, int] = {}
+    turns = []
+    for vouched in shuffled:
+        seen[vouched.job.code] = seen.get(vouched.job.code, 0) + 1
+        turns.append(seen[vouched.job.code])
+    order = sorted(range(len(shuffled)), key=turns.__getitem__)
+    return [shuffled[index] for index in order[:count]]
+
+
+def _without_code(record: Record) -> Record:
+    params = {file: values for file, values in record.get("params", {}).items() if file != dvcfiles.CODE}
+    return {**record, "params": params}
