@@ -3,11 +3,12 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run smoke test test-slow check lock clean install-with-uv install-with-pip
+.PHONY: help setup run smoke test test-slow check lock status gc push pull clean install-with-uv install-with-pip
 
 PYTHON ?= python3
 BIN := .venv/bin
 STUDIES := . $(wildcard studies/*)
+FOLDER = $(if $(STUDY),studies/$(STUDY),.)
 
 # Which build of PyTorch: cpu, or for a GPU cu130, cu126, rocm7.2, ... The choice of the last set-up stays.
 TORCH ?= $(or $(patsubst .venv/installed-%,%,$(wildcard .venv/installed-*)),cpu)
@@ -19,7 +20,8 @@ FIND_LINKS = $(or $(PIP_FIND_LINKS),$(shell $(BIN)/pip config get global.find-li
 TORCH_WHEEL = $(subst ==,-,$(TORCH_REQUIREMENT))*-$(shell $(BIN)/python -c 'import sys; print("cp%d%d" % sys.version_info[:2])')-*.whl
 LOCAL_TORCH = $(if $(filter cpu,$(TORCH)),$(wildcard $(addsuffix /$(TORCH_WHEEL),$(FIND_LINKS:file://%=%))))
 UV = $(or $(shell command -v uv),$(BIN)/uv)
-UV_INSTALL = UV_FIND_LINKS="$$(tr ' ' , <<< "$(strip $(FIND_LINKS))")" $(UV) pip install --quiet --python $(BIN)/python
+UV_INSTALL = UV_FIND_LINKS="$$(tr ' ' , <<< "$(strip $(FIND_LINKS))")" \
+	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
 PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check
 
 help: ## list the targets
@@ -54,6 +56,27 @@ lock: setup ## choose the newest versions that pyproject.toml allows, in require
 		--extra dev --universal --python-version 3.11 --no-header --no-annotate); \
 	{ grep -vE '^(nvidia-|cuda-|triton==|torchvision==|torch==)' <<< "$$versions"; \
 		grep -oE '^ *"torch==[0-9.]+' pyproject.toml | tr -d ' "'; } | LC_ALL=C sort -t= -k1,1 > requirements.lock
+
+status: setup ## say what changed since results were made, in the studies that were run here
+	@$(BIN)/dvc status $(or $(patsubst %/data/prepared,%/dvc.yaml,$(wildcard $(addsuffix /data/prepared,$(STUDIES)))),dvc.yaml)
+
+verify: setup ## check that all results are what dvc.lock says, and compute some scores again (STUDY=smoke: of that study)
+	@cd $(FOLDER) && $(CURDIR)/$(BIN)/python -m stages verify $(if $(COUNT),--count $(COUNT))
+
+revouch: setup ## keep results after a change of code that changes none: compute some again, and compare (COUNT=5, STUDY=)
+	@cd $(FOLDER) && $(CURDIR)/$(BIN)/python -m stages revouch $(if $(COUNT),--count $(COUNT))
+
+gc: setup ## say which unused results would be removed from the cache (DELETE=yes removes them, DAYS=30 is how old)
+	@$(BIN)/python -m stages gc $(if $(filter yes,$(DELETE)),--delete) $(if $(DAYS),--days $(DAYS))
+
+# Of the studies that were run here, and of those that anybody ran: DVC lists every file of the others as missing.
+push: setup ## share results through the DVC remote (REMOTE=name, else the default one)
+	@$(BIN)/dvc push --run-cache $(REMOTE:%=--remote %) \
+		$(or $(patsubst %/data/prepared,%/dvc.yaml,$(wildcard $(addsuffix /data/prepared,$(STUDIES)))),dvc.yaml)
+
+pull: setup ## get results that were shared; what the remote lacks is computed by the next run
+	@$(BIN)/dvc pull --run-cache --allow-missing $(REMOTE:%=--remote %) \
+		$(patsubst %/dvc.lock,%/dvc.yaml,$(wildcard $(addsuffix /dvc.lock,$(STUDIES))))
 
 clean: ## remove results and logs (the cache in .dvc restores them) but for those in git
 	@git clean -fdXq -- data studies logs benchmarks .snakemake .checkpoints .pytest_cache .ruff_cache
