@@ -85,7 +85,7 @@ def damaged(bench):
         (emptied, produce),
         (changed, produce),
         (changed, recompute),
-        (emptied, restore),
+        pytest.param(emptied, restore, marks=pytest.mark.slow),
         (changed_and_back, restore),
         (tidied, carry_over),
         (damaged, mend),

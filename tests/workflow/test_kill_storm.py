@@ -10,10 +10,11 @@ import pytest
 
 from tests.workflow.conftest import Project
 from tests.workflow.test_smoke_study import STUDY, copy_of_repository
+from tests.workflow.test_together import check_whole
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slow]
 
-KILLS = 20
+KILLS = 50
 RESULTS = ("results.csv", "variants.csv", "worst_case.csv", "metrics.json", "report.html")
 COMMAND = ["snakemake", "--cores", "2", "--config", "study=smoke"]
 
@@ -36,8 +37,9 @@ def test_killed_at_random_instants_it_goes_on_to_the_same_bytes(tmp_path):
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        time.sleep(instants.uniform(4, 20))
+        time.sleep(instants.uniform(3, 15))
         os.killpg(running.pid, signal.SIGKILL)
         running.wait()
+        check_whole(killed)
     killed.snakemake("--config", "study=smoke")
     assert results(killed) == results(undisturbed)
