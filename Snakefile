@@ -3,6 +3,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from stages.ledger.errors import sentence
+from stages.ledger.runcache import settings_folders
 from stages.ledger.scheduling import Schedule
 from stages.study import open_study, summarise
 
@@ -12,8 +14,9 @@ if "study" in config:
 if not (folder / "params.yaml").is_file():
     sys.exit(f"{folder}: holds no params.yaml, expected the folder of a study.")
 
-# Jobs run with the Python and the code that this Snakemake runs with, in any folder.
+# Jobs run with the Python, the code and the settings of DVC that this Snakemake runs with, in any folder.
 os.environ.update(
+    settings_folders(),
     PATH=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
     PYTHONPATH=f"{workflow.basedir}:{os.environ.get('PYTHONPATH', '')}",
 )
@@ -24,8 +27,8 @@ workdir: folder
 
 try:
     study = open_study()
-except (ValueError, FileNotFoundError) as error:
-    sys.exit(f"error: {error}")
+except (ValueError, OSError) as error:
+    sys.exit(f"error: {sentence(error)}")
 
 shown = partial(summarise, Path(os.path.relpath(folder, launched_from)))
 schedule = Schedule(workflow, study.ledger, shown, launched_from)

@@ -1,8 +1,9 @@
 """What the ledger costs beside plain Snakemake: `python benchmarks/workflow.py [RUNS] [JOBS ...]`.
 
-Both run the same grid of jobs of no work on the same machine in turns: each job starts Python, hashes its inputs and
-writes its outputs. The plain project has the same profile and rules without a ledger. Printed are the seconds of a
-first run, of a run with nothing to do, and of the ledger restoring everything from the cache after `data/` was deleted.
+Both run the same grid of jobs of no work on the same machine in turns: a job starts Python, reads params.yaml, finds
+itself in the plan, hashes its inputs and writes its outputs. The plain project has the same profile and rules without a
+ledger, and Snakemake goes by modification times. Printed are the seconds of a first run, of a run with nothing to do,
+and of the ledger restoring everything from the cache after `data/` was deleted.
 """
 
 import os
@@ -15,49 +16,59 @@ from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.workflow.conftest import Project, build
+from tests.workflow.conftest import build
 
 JOBS_A_SET = 5  # prepare, two attacks, two scores
 PLAIN_JOB = """
-import hashlib, json, sys
+import argparse, importlib
 from pathlib import Path
+from types import SimpleNamespace
 
-item, inputs, outputs = sys.argv[1:]
-content = hashlib.sha256(item.encode())
-for file in inputs.split():
-    content.update(Path(file).read_bytes())
-for product in outputs.split():
-    Path(product).write_text(json.dumps({"value": int(content.hexdigest()[:4], 16), "file": product}))
+from stages.params import load_params
+from stages.plan import tasks
+
+parser = argparse.ArgumentParser()
+parser.add_argument("rule")
+parser.add_argument("item")
+options = parser.parse_args()
+params = load_params()
+task = next(task for task in tasks(params) if (task.job.rule, task.job.item) == (options.rule, options.item))
+importlib.import_module(f"stages.{options.rule}").run(task, params, SimpleNamespace(path=Path))
 """
 PLAIN_RULES = """
-SETS = [f"s{number}" for number in range(NUMBER_OF_SETS)]
-JOB = "python job.py {wildcards} '{input}' '{output}'"
+from stages.params import load_params
+from stages.plan import FIGURES
+
+SETS = load_params().written["sets"]
 
 rule report:
     input: expand("data/scores/{item}-{by}.parquet", item=SETS, by=["add", "sign"])
-    output: "data/results/results.csv"
-    shell: "cat {input} > {output}"
+    output: "data/results/report.html", *[f"data/results/{table}.csv" for table in ("results", "variants", "worst_case")],
+        "data/results/metrics.json", *[f"data/results/figures/{name}.svg" for name in FIGURES]
+    log: "logs/report/all.log"
+    benchmark: "logs/report/all.tsv"
+    shell: "python job.py report all"
 
 rule prepare:
     output: "data/prepared/{item}.json", "data/prepared/{item}.safetensors"
     wildcard_constraints: item="[^-]+"
     log: "logs/prepare/{item}.log"
     benchmark: "logs/prepare/{item}.tsv"
-    shell: JOB
+    shell: "python job.py prepare {wildcards.item}"
 
 rule attack:
     input: "data/prepared/{item}.json", "data/prepared/{item}.safetensors"
     output: "data/adversarial/{item}-{by}.json", "data/adversarial/{item}-{by}.safetensors"
     log: "logs/attack/{item}-{by}.log"
     benchmark: "logs/attack/{item}-{by}.tsv"
-    shell: JOB.replace("{wildcards}", "{wildcards.item}-{wildcards.by}")
+    shell: "python job.py attack {wildcards.item}-{wildcards.by}"
 
 rule score:
     input: "data/adversarial/{item}.json", "data/adversarial/{item}.safetensors"
     output: "data/scores/{item}.parquet"
     log: "logs/score/{item}.log"
     benchmark: "logs/score/{item}.tsv"
-    shell: JOB
+    shell: "python job.py score {wildcards.item}"
 """
 
 
@@ -75,12 +86,11 @@ def main(runs: str = "3", *sizes: str) -> None:
 
 def measurements(folder: Path, sets: int) -> dict[str, Callable[[], object]]:
     """What is timed, in this order."""
-    ledger = build(folder / "ledger")
-    ledger.set(sets=[f"s{number}" for number in range(sets)])
-    plain = Project(folder / "plain")
-    shutil.copytree(ledger.folder / "profiles", plain.folder / "profiles")
+    ledger, plain = build(folder / "ledger"), build(folder / "plain")
+    for project in (ledger, plain):
+        project.set(sets=[f"s{number}" for number in range(sets)])
     (plain.folder / "job.py").write_text(PLAIN_JOB)
-    (plain.folder / "Snakefile").write_text(PLAIN_RULES.replace("NUMBER_OF_SETS", str(sets)))
+    (plain.folder / "Snakefile").write_text(PLAIN_RULES)
 
     def restore() -> None:
         shutil.rmtree(ledger.folder / "data")

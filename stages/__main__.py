@@ -5,10 +5,9 @@ import faulthandler
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from random import randrange
+from time import time_ns
 from typing import Any, TextIO
 
 from stages.ledger.errors import sentence
@@ -26,7 +25,8 @@ RULES = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; 0 where it succeeded. Imports what it needs only then, so that --help is instant."""
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser(arguments[:1]).parse_args(arguments)
     try:
         if options.command == "plan":
             _plan(options.check)
@@ -49,16 +49,20 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(command: list[str]) -> argparse.ArgumentParser:
+    """The parser of all commands, or of a rule alone where that is the command: there are many jobs."""
     parser = argparse.ArgumentParser(
         prog="python -m stages",
         description="Run one job of the study in the working directory. `snakemake` runs all of them.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for rule, purpose in RULES.items():
+    for rule in RULES.keys() & command or RULES:
+        purpose = RULES[rule]
         job = commands.add_parser(rule, help=purpose, description=f"Restore from the cache, or else {purpose}.")
         job.add_argument("item", metavar="ITEM", help="what to run it for, as dvc.yaml names it after `--`")
         job.add_argument("--recompute", action="store_true", help="compute even if the cache holds the result")
+    if RULES.keys() & command:
+        return parser
     plan = commands.add_parser("plan", help="write dvc.yaml and data/code.json from params.yaml and the code")
     plan.add_argument("--check", action="store_true", help="change nothing, fail if they are out of date")
     commands.add_parser("summary", help="print the end table of the last run")
@@ -69,9 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, purpose in checks.items():
         check = commands.add_parser(name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
         check.add_argument("--count", type=_count, default=5, help="how many results to compute again (default 5)")
-        check.add_argument(
-            "--seed", type=int, default=randrange(1000), help="which ones (default: other ones each time)"
-        )
+        check.add_argument("--seed", type=int, default=time_ns() % 1000, help="which ones (default: others each time)")
     collect = commands.add_parser("gc", help="say which old results would be removed from the cache, and remove them")
     collect.add_argument("--delete", action="store_true", help="remove them; without it nothing is changed")
     collect.add_argument("--days", type=float, default=30, help="keep what was made or used since (default 30)")
@@ -161,6 +163,8 @@ def _run_logged(rule: str, item: str, recompute: bool) -> None:
         try:
             _run(rule, item, recompute)
         except Exception:
+            import traceback
+
             traceback.print_exc(file=log)
             raise
         finally:

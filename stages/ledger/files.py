@@ -43,6 +43,15 @@ def settle(written: Path, path: Path) -> None:
     sync_folder(path.parent)
 
 
+def put(written: Path, path: Path) -> None:
+    """Give a whole file its name, without waiting for the disk: for what the cache holds too.
+
+    What a power loss then takes shows another size or time than remembered, is hashed again, and restored.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(written, path)
+
+
 def sync_folder(folder: Path) -> None:
     """Bring the names in a folder to disk."""
     opened = os.open(folder, os.O_RDONLY)

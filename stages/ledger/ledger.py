@@ -15,7 +15,7 @@ from typing import Any
 
 from stages.ledger import dvcfiles
 from stages.ledger.code import Sources
-from stages.ledger.files import Digests, describe, md5, partial, settle, write_whole
+from stages.ledger.files import Digests, describe, md5, partial, put, write_whole
 from stages.ledger.job import Job
 from stages.ledger.runcache import (
     NOT_HASHED,
@@ -287,7 +287,7 @@ class Outputs:
 
     def settle(self) -> None:
         for path in self.job.products:
-            settle(partial(path), Path(path))
+            put(partial(path), Path(path))
         self.checkpoint.unlink(missing_ok=True)
 
 

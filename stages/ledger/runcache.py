@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.ledger.files import copy_whole, describe, md5, partial, settle, sync_folder, write_whole
+from stages.ledger.files import copy_whole, describe, md5, partial, put, settle, sync_folder, write_whole
 from stages.ledger.yaml12 import parse_yaml
 
 if TYPE_CHECKING:
@@ -42,18 +42,33 @@ def repository(folder: Path) -> Path:
     raise FileNotFoundError(f"{folder}: expected a folder .dvc in it or above it, run `dvc init` in the repository")
 
 
+def settings_folders() -> dict[str, str]:
+    """The folders of the user's and the system's settings of DVC, as the environment variables that DVC reads."""
+    folders = {name: os.environ.get(name, "") for name in ("DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR")}
+    if not all(folders.values()):
+        from platformdirs import site_config_dir, user_config_dir
+
+        named = user_config_dir("dvc", "iterative"), site_config_dir("dvc", "iterative")
+        folders = {name: folders[name] or default for name, default in zip(folders, named, strict=True)}
+    return folders
+
+
 def cache_folder(root: Path) -> Path:
     """Where the cache lies: `cache.dir` of DVC's settings (local, repository, user, system), or else .dvc/cache."""
-    from configobj import ConfigObj
-    from platformdirs import site_config_dir, user_config_dir
-
-    user = os.environ.get("DVC_GLOBAL_CONFIG_DIR") or user_config_dir("dvc", "iterative")
-    system = os.environ.get("DVC_SYSTEM_CONFIG_DIR") or site_config_dir("dvc", "iterative")
-    for config in (root / ".dvc/config.local", root / ".dvc/config", Path(user, "config"), Path(system, "config")):
-        folder = ConfigObj(str(config)).get("cache", {}).get("dir")
-        if folder:
+    shared = (Path(folder, "config") for folder in settings_folders().values())
+    for config in (root / ".dvc/config.local", root / ".dvc/config", *shared):
+        if folder := _cache_dir(config):
             return config.parent / Path(folder).expanduser()
     return root / ".dvc/cache"
+
+
+def _cache_dir(config: Path) -> str | None:
+    text = config.read_text(encoding="utf-8") if config.is_file() else ""
+    if "cache" not in text or "dir" not in text:
+        return None  # the parser takes 8 ms, and few settings name a folder
+    from configobj import ConfigObj
+
+    return ConfigObj(text.splitlines()).get("cache", {}).get("dir")
 
 
 def record_key(wanted: Record, products: Iterable[str]) -> str:
@@ -149,9 +164,10 @@ class RunCache:
             if not all(map(self._copy, record["outs"], copies.values())):
                 return False
             if self.remote and not self._path(record).is_file():
-                self.add(record)
+                with suppress(OSError):  # a cache that may only be read
+                    self.add(record)
             for path, copy in copies.items():
-                settle(copy, path)
+                put(copy, path)
             self._mark_used(record)
             return True
         finally:
@@ -205,7 +221,8 @@ class RunCache:
                 return True
         if self.remote and self.remote.fetch(digest, copy):
             if md5(copy) == digest:
-                self._keep(copy, digest)
+                with suppress(OSError):  # a cache that may only be read
+                    self._keep(copy, digest)
                 return True
             print(f"damaged: what the remote {self.remote.name!r} holds as {digest}: not used", file=sys.stderr)
         self._not_fetched.add(digest)
