@@ -43,7 +43,7 @@ SETS = load_params().written["sets"]
 
 rule report:
     input: expand("data/scores/{item}-{by}.parquet", item=SETS, by=["add", "sign"])
-    output: "data/results/report.html", *[f"data/results/{table}.csv" for table in ("results", "variants", "worst_case")],
+    output: "data/results/report.html", *[f"data/results/{name}.csv" for name in ("results", "variants", "worst_case")],
         "data/results/metrics.json", *[f"data/results/figures/{name}.svg" for name in FIGURES]
     log: "logs/report/all.log"
     benchmark: "logs/report/all.tsv"
