@@ -8,6 +8,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 STUDIES := . $(wildcard studies/*)
+# DVC leaves empty folders where it found nothing to pull.
+RUN_HERE = $(or $(patsubst %/data/prepared/,%/dvc.yaml,$(sort $(dir $(wildcard $(STUDIES:%=%/data/prepared/*))))),dvc.yaml)
 FOLDER = $(if $(STUDY),studies/$(STUDY),.)
 
 # Which build of PyTorch: cpu, or for a GPU cu130, cu126, rocm7.2, ... The choice of the last set-up stays.
@@ -47,7 +49,7 @@ check: setup ## check the style, and that each study's dvc.yaml is the plan of i
 	$(BIN)/snakefmt --check Snakefile
 	$(BIN)/snakemake --lint
 	@for study in $(STUDIES); do echo "$$study: python -m stages plan --check"; \
-		(cd $$study && $(CURDIR)/$(BIN)/python -m stages plan --check) || exit 1; done
+		(cd $$study && "$(CURDIR)/$(BIN)/python" -m stages plan --check) || exit 1; done
 
 # The lock names no build of PyTorch and none of its GPU libraries: set-up chooses them.
 lock: setup ## choose the newest versions that pyproject.toml allows, in requirements.lock
@@ -58,28 +60,27 @@ lock: setup ## choose the newest versions that pyproject.toml allows, in require
 		grep -oE '^ *"torch==[0-9.]+' pyproject.toml | tr -d ' "'; } | LC_ALL=C sort -t= -k1,1 > requirements.lock
 
 status: setup ## say what changed since results were made, in the studies that were run here
-	@$(BIN)/dvc status $(or $(patsubst %/data/prepared,%/dvc.yaml,$(wildcard $(addsuffix /data/prepared,$(STUDIES)))),dvc.yaml)
+	@$(BIN)/dvc status $(RUN_HERE)
 
 verify: setup ## check that all results are what dvc.lock says, and compute some scores again (STUDY=smoke: of that study)
-	@cd $(FOLDER) && $(CURDIR)/$(BIN)/python -m stages verify $(if $(COUNT),--count $(COUNT))
+	@cd $(FOLDER) && "$(CURDIR)/$(BIN)/python" -m stages verify $(if $(COUNT),--count $(COUNT))
 
 revouch: setup ## keep results after a change of code that changes none: compute some again, and compare (COUNT=5, STUDY=)
-	@cd $(FOLDER) && $(CURDIR)/$(BIN)/python -m stages revouch $(if $(COUNT),--count $(COUNT))
+	@cd $(FOLDER) && "$(CURDIR)/$(BIN)/python" -m stages revouch $(if $(COUNT),--count $(COUNT))
 
 gc: setup ## say which unused results would be removed from the cache (DELETE=yes removes them, DAYS=30 is how old)
 	@$(BIN)/python -m stages gc $(if $(filter yes,$(DELETE)),--delete) $(if $(DAYS),--days $(DAYS))
 
 # Of the studies that were run here, and of those that anybody ran: DVC lists every file of the others as missing.
 push: setup ## share results through the DVC remote (REMOTE=name, else the default one)
-	@$(BIN)/dvc push --run-cache $(REMOTE:%=--remote %) \
-		$(or $(patsubst %/data/prepared,%/dvc.yaml,$(wildcard $(addsuffix /data/prepared,$(STUDIES)))),dvc.yaml)
+	@$(BIN)/dvc push --run-cache $(REMOTE:%=--remote %) $(RUN_HERE)
 
 pull: setup ## get results that were shared; what the remote lacks is computed by the next run
 	@$(BIN)/dvc pull --run-cache --allow-missing $(REMOTE:%=--remote %) \
 		$(patsubst %/dvc.lock,%/dvc.yaml,$(wildcard $(addsuffix /dvc.lock,$(STUDIES))))
 
 clean: ## remove results and logs (the cache in .dvc restores them) but for those in git
-	@git clean -fdXq -- data studies logs benchmarks .snakemake .checkpoints .pytest_cache .ruff_cache
+	@git clean -fdXq -- data studies logs benchmarks .snakemake .pytest_cache .ruff_cache
 
 $(INSTALLED): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -10,7 +10,8 @@ from stages.study import open_study, summarise
 
 launched_from = folder = Path.cwd()
 if "study" in config:
-    folder = Path(workflow.basedir, "studies", config["study"])
+    name = str(config["study"])  # Snakemake reads 3 as a number
+    folder = Path(workflow.basedir, "studies", name)
 if not (folder / "params.yaml").is_file():
     sys.exit(f"{folder}: holds no params.yaml, expected the folder of a study.")
 

@@ -145,11 +145,18 @@ def _computing(study: Any) -> Callable[[Any], Callable[[Any], None]]:
     _fix_threads(study.params.threads)
 
     def computing(job: Any) -> Callable[[Any], None]:
-        stage = importlib.import_module(f"stages.{job.rule}")
+        stage = _stage(job, study.ledger)
         task = study.task(job.rule, job.item)
         return lambda outputs: stage.run(task, study.params, outputs)
 
     return computing
+
+
+def _stage(job: Any, ledger: Any) -> Any:
+    """The module of a job's stage, imported together with its plugins as they were when their digest was taken."""
+    stage, *_ = [importlib.import_module(path.removesuffix(".py").replace("/", ".")) for path in job.modules]
+    ledger.sources.check_unchanged()
+    return stage
 
 
 def _run_logged(rule: str, item: str, recompute: bool) -> None:
@@ -183,7 +190,7 @@ def _run(rule: str, item: str, recompute: bool) -> None:
     _fix_threads(study.params.threads)
 
     def compute(outputs: Any) -> None:
-        importlib.import_module(f"stages.{rule}").run(task, study.params, outputs)
+        _stage(task.job, study.ledger).run(task, study.params, outputs)
 
     if not runs_in_dvc:
         study.ledger.check_job(task.job)

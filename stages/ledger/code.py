@@ -51,6 +51,17 @@ class Sources:
             hashed.update(f"{library}=={_public_version(library)}\0".encode())
         return hashed.hexdigest()[:32]
 
+    def check_unchanged(self) -> None:
+        """To be called once the code is imported, which reads the sources once more.
+
+        Raises:
+            ValueError: a source differs, by more than comments and docstrings, from what digests were taken of.
+        """
+        for path, source in self._parsed.items():
+            text = (self.project / path).read_text(encoding="utf-8")
+            if text != source.text and Source(path, text).canonical != source.canonical:
+                raise ValueError(f"{path}: was edited while a job started that runs it: run `snakemake` again")
+
     def _closure(self, modules: Iterable[str]) -> dict[str, "Source"]:
         found: dict[str, Source] = {}
         pending = list(modules)
@@ -82,6 +93,7 @@ class Source:
 
     def __init__(self, path: str, text: str) -> None:
         self.path = path
+        self.text = text
         self.tree = ast.parse(text, filename=path)
 
     @cached_property

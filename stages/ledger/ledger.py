@@ -15,7 +15,7 @@ from typing import Any
 
 from stages.ledger import dvcfiles
 from stages.ledger.code import Sources
-from stages.ledger.files import Digests, describe, md5, partial, put, write_whole
+from stages.ledger.files import Digests, md5, partial, put, write_whole
 from stages.ledger.job import Job
 from stages.ledger.runcache import (
     NOT_HASHED,
@@ -120,10 +120,13 @@ class Ledger:
         Raises:
             FileNotFoundError: an input is missing.
         """
-        for path in job.inputs:
-            if not Path(path).is_file():
+        inputs = []
+        for path in sorted(job.inputs):
+            described = self.digests.hash_again(path)
+            if described is None:
                 raise FileNotFoundError(f"{path}: no such file, expected {_made_by(self.makers.get(path))}")
-        return self.wanted_of(job, [describe(path) for path in sorted(job.inputs)])
+            inputs.append(described)
+        return self.wanted_of(job, inputs)
 
     def wanted_of(self, job: Job, inputs: list[dict[str, Any]]) -> Record:
         """The same for inputs, sorted by path, of which only the descriptions are known."""
@@ -154,6 +157,10 @@ class Ledger:
         Args:
             compute: writes all of the job's products to the paths of the `Outputs` that it is given.
             recompute: do not look into the cache, and record the new result beside the old.
+
+        Raises:
+            FileNotFoundError: an input is missing, or an output was not written.
+            ValueError: an input holds something else than when the job started.
         """
         wanted = self.wanted(job)
         if not recompute and any(self.cache.check_out(record) for record in self.cache.find(wanted, job.products)):
@@ -163,10 +170,25 @@ class Ledger:
         with Outputs(job, self._checkpoint(job, wanted)) as outputs:
             compute(outputs)
             outputs.check()
+            self._check_inputs(job, wanted, outputs)
             outs = [{"path": path, **self.cache.store(outputs.path(path))} for path in job.products]
             self.cache.add({**wanted, "outs": outs})
             outputs.settle()
         return True
+
+    def _check_inputs(self, job: Job, wanted: Record, outputs: "Outputs") -> None:
+        """ValueError where another run has put other bytes in an input's place, which the job may have read instead.
+
+        An input that is gone could be read only as it was: hours of training are not lost for that.
+        """
+        for before in wanted.get("deps", []):
+            now = self.digests(before["path"])
+            if now and now["md5"] != before["md5"]:
+                outputs.checkpoint.unlink(missing_ok=True)  # it may go on from the other input
+                raise ValueError(
+                    f"{before['path']}: changed while {job.name} ran, whose result is of no use now: "
+                    "run `snakemake` again, and one at a time in a folder"
+                )
 
     def compute_again(self, job: Job, compute: "Compute") -> list[str]:
         """Compute a job beside its outputs, which stay; the products that came out different from those in place."""
@@ -301,7 +323,7 @@ def _open(root: Path, remote: str) -> Any:
 
 
 def _outdated(path: str, source: str) -> str:
-    return f"{os.path.relpath(path)} is not what {source} say now: run `python -m stages plan`"
+    return f"{os.path.relpath(path)} is not what {source} say now: run `snakemake`, or `python -m stages plan`"
 
 
 def _made_by(job: Job | None) -> str:

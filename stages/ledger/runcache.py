@@ -66,9 +66,12 @@ def _cache_dir(config: Path) -> str | None:
     text = config.read_text(encoding="utf-8") if config.is_file() else ""
     if "cache" not in text or "dir" not in text:
         return None  # the parser takes 8 ms, and few settings name a folder
-    from configobj import ConfigObj
+    from configobj import ConfigObj, ConfigObjError
 
-    return ConfigObj(text.splitlines()).get("cache", {}).get("dir")
+    try:
+        return ConfigObj(text.splitlines()).get("cache", {}).get("dir")
+    except ConfigObjError as error:
+        raise ValueError(f"{config}: DVC cannot read it either: {error}") from None
 
 
 def record_key(wanted: Record, products: Iterable[str]) -> str:

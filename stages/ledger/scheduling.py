@@ -84,7 +84,7 @@ class Schedule:
                 self.ledger.write_lock(assessment)
         made_anew = self._made_anew(assessment.stale)
         self.workflow.dag.forcefiles.update(made_anew)
-        if self._runs_jobs and not assessment.stale:
+        if self._runs_jobs and not made_anew:
             self._summarise_at_exit()  # Snakemake calls onsuccess only after it ran a job
         self._tell(assessment, restored, fetched)
         return made_anew, frozenset(out["path"] for record in assessment.restorable.values() for out in record["outs"])

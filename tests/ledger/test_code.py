@@ -129,6 +129,17 @@ def test_a_library_counts_by_its_version_where_it_is_imported(project, monkeypat
     assert digest(project, ["numpy", "torch"]) == second
 
 
+def test_an_edit_after_the_digest_was_taken_is_told(project):
+    sources = Sources(project, ())
+    sources.digest(["pkg/stage.py"])
+    maths = project / "pkg/tools/maths.py"
+    maths.write_text("# A comment.\n" + maths.read_text())
+    sources.check_unchanged()
+    maths.write_text("def square(x):\n    return 0\n")
+    with pytest.raises(ValueError, match=r"^pkg/tools/maths\.py: was edited while a job started"):
+        sources.check_unchanged()
+
+
 def test_cycles_end(project):
     (project / "pkg/late.py").write_text("import pkg.stage\n")
     assert digest(project) != Sources(project, ()).digest(["pkg/other.py"])

@@ -108,6 +108,38 @@ def test_a_failing_job_leaves_nothing(bench):
     assert not [path for path in Path(".dvc/cache").rglob("*") if path.is_file()]
 
 
+def test_a_result_of_an_input_that_changed_meanwhile_is_refused(bench):
+    """Another run may put other bytes in its place after it was hashed and before it is read."""
+    bench.produce(FIRST)
+    right = Path("data/a.bin").read_text()
+
+    def compute(outputs):
+        outputs.checkpoint.parent.mkdir()
+        outputs.checkpoint.write_text("state")
+        Path("data/a.bin").write_text("other")
+        bench.compute(SECOND, outputs)
+
+    with pytest.raises(ValueError, match=r"^data/a\.bin: changed while double--a ran"):
+        bench.ledger().produce(SECOND, compute)
+    assert not list(Path(".checkpoints").iterdir())
+    Path("data/a.bin").write_text(right)
+    assert bench.produce(SECOND)  # nothing was recorded
+    assert right in Path("data/b.bin").read_text()
+
+
+def test_an_input_that_is_touched_or_removed_meanwhile_costs_no_result(bench):
+    bench.produce(FIRST)
+    for harm in (lambda: os.utime("data/a.bin"), Path("data/a.bin").unlink):
+
+        def compute(outputs, harm=harm):
+            bench.compute(SECOND, outputs)
+            harm()
+
+        assert bench.ledger().produce(SECOND, compute, recompute=True)
+    bench.produce(FIRST)
+    assert not bench.produce(SECOND)
+
+
 def test_a_forgotten_output_is_named(bench):
     with pytest.raises(FileNotFoundError, match=r"data/a\.json: make--a ended without writing it"):
         bench.ledger().produce(FIRST, lambda outputs: outputs.path("data/a.bin").write_text("x"))
@@ -223,6 +255,14 @@ def test_the_cache_lies_where_dvc_is_told(bench, tmp_path):
     assert cache_folder(tmp_path).resolve() == tmp_path / "shared"
     (tmp_path / ".dvc/config.local").write_text("[cache]\n    dir = /fast/disk\n")
     assert cache_folder(tmp_path) == Path("/fast/disk")
+
+
+def test_settings_of_dvc_that_are_damaged_are_named(bench):
+    config = Path(".dvc/config").absolute()
+    for text in ("[cache\n    dir = x\n", "[cache]\n    dir = %(x)s\n"):
+        config.write_text(text)
+        with pytest.raises(ValueError, match=f"^{config}: DVC cannot read it either: "):
+            cache_folder(config.parents[1])
 
 
 def test_the_repository_is_found_upwards(bench, tmp_path):

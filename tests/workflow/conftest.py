@@ -126,6 +126,7 @@ def build(folder: Path) -> Project:
     for file in (
         "Snakefile",
         ".dvcignore",
+        ".gitattributes",
         "stages/__init__.py",
         "stages/__main__.py",
         "stages/study.py",

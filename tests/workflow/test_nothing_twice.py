@@ -82,6 +82,33 @@ def test_switching_branches_computes_nothing_again(computed):
         assert computed.run("git", "status", "--porcelain").stdout == ""
 
 
+def test_merged_branches_name_no_result_that_nobody_computed(computed):
+    """Merged line by line, dvc.lock would name the result of one branch's settings for the other's code."""
+
+    def git(*arguments):
+        return computed.run("git", "-c", "user.name=toy", "-c", "user.email=toy@example.org", *arguments).returncode
+
+    assert git("checkout", "-q", "-b", "code") == 0
+    attack = computed.folder / "stages/attack.py"
+    depending = '.SALT * (2 if params.values["attacks"]["add"] == {"step": 0.5} else 1)'
+    attack.write_text(attack.read_text().replace(".SALT", depending))
+    computed.snakemake()  # the setting that makes the difference is the other branch's: same results
+    computed.commit()
+    assert git("checkout", "-q", "-") == 0
+    computed.set(attacks={"add": {"step": 0.5}, "sign": None})
+    computed.snakemake()
+    computed.commit()
+    computed.computed()
+
+    assert git("merge", "-q", "code") == 1
+    unmerged = computed.run("git", "diff", "--name-only", "--diff-filter=U").stdout.split()
+    assert unmerged == ["dvc.lock"]
+    computed.snakemake()
+    assert "attack--even-add" in computed.computed()
+    computed.commit()
+    assert "up to date" in computed.dvc("status")
+
+
 def test_added_cells_alone_run(computed):
     computed.set(sets=["even", "odd", "prime"])
     computed.snakemake()

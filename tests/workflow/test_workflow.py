@@ -111,6 +111,18 @@ def test_editing_one_attack_runs_it_and_what_follows(computed):
     assert computed.computed() == ["attack--prime-add", "prepare--prime", "score--prime-add"]
 
 
+def test_a_job_whose_code_is_edited_while_it_starts_records_nothing(computed):
+    """Here the code edits itself when it is imported, which is after its digest was taken."""
+    attack = computed.folder / "stages/attacks/sign.py"
+    attack.write_text("""from pathlib import Path\nSALT = "old"\nPath(__file__).write_text('SALT = "new"')\n""")
+    done = computed.run("snakemake", "--cores", "1", "data/adversarial/even-sign.json")
+    assert done.returncode != 0
+    assert "error: stages/attacks/sign.py: was edited while a job started that runs it" in done.stdout
+    assert computed.computed() == []
+    computed.snakemake("data/adversarial/even-sign.json")
+    assert computed.computed() == ["attack--even-sign"]
+
+
 def test_a_clone_with_the_cache_has_nothing_to_do(computed, tmp_path):
     computed.dvc("remote", "add", "--default", "store", str(tmp_path / "store"))
     computed.commit()
@@ -134,6 +146,8 @@ def test_a_study_shares_results_and_has_its_own_folder(computed):
     results = "data/results/results.csv"
     assert (study / results).read_bytes() == (computed.folder / results).read_bytes()
     assert "up to date" in computed.dvc("status", "studies/other/dvc.yaml")
+    study.rename(study.with_name("3"))  # a number to Snakemake
+    assert "Nothing to be done" in computed.snakemake("-n", "--config", "study=3")
     missing = computed.run("snakemake", "-n", "--config", "study=typo")
     assert missing.returncode == 1
     assert "studies/typo: holds no params.yaml" in missing.stdout
@@ -193,6 +207,9 @@ def test_forcing_a_job_overlooks_no_other(computed):
     computed.snakemake("--forcerun", "prepare")
     followed = ["report--all", "score--even-sign", "score--odd-sign"]
     assert computed.computed() == ["attack--even-sign", "attack--odd-sign", *followed]
+
+    assert computed.snakemake("--forceall").count("Report: ") == 1
+    assert computed.computed() == []  # each job finds itself in the cache
 
 
 def test_a_failing_job_fails_the_run_with_one_sentence_and_keeps_the_rest(project):
