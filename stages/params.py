@@ -358,5 +358,5 @@ def _impossible_transfer(params: Params) -> Iterator[str]:
         key = f"evaluation.transfer.{index}: {name!r}"
         if name not in params.attacks:
             yield f"{key} is not listed in attacks{_nearest(name, list(params.attacks))}"
-        elif (threat := plugins.constant("attacks", name, "THREAT")) != "white_box":
+        elif (threat := plugins.threat(name)) != "white_box":
             yield f"{key} has the threat {threat!r}, expected an attack with 'white_box', crafted on the surrogate"

@@ -46,6 +46,9 @@ OPERATORS = {
     ast.USub: operator.neg,
 }
 
+# What the attacker of an attack sees: the network with its gradients, its logits alone, nothing.
+THREATS = ("white_box", "black_box", "noise")
+
 NAMED_TYPES = ("Count", "Epsilon", "Fraction", "NonNegative", "NonNegativeInt", "Positive")
 ANNOTATIONS = {
     **{kind.__name__: kind for kind in (bool, float, int, list, str)},
@@ -76,6 +79,14 @@ def constant(kind: str, name: str, constant_name: str) -> Any:
     if constant_name not in values:
         raise PluginError(f"{source(kind, name)}: {constant_name} is missing, expected a constant assigned a literal.")
     return values[constant_name]
+
+
+def threat(attack: str) -> str:
+    """The THREAT of an attack; PluginError where it is none of `THREATS`."""
+    found = constant("attacks", attack, "THREAT")
+    if found not in THREATS:
+        raise PluginError(f"{source('attacks', attack)}: THREAT is {found!r}, expected one of {', '.join(THREATS)}.")
+    return found
 
 
 def knobs(kind: str, name: str) -> type[BaseModel]:

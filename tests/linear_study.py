@@ -24,12 +24,12 @@ SEEDS = {"fp32": 0, "int8": 1}
 
 
 class LinearStudy:
-    """The working directory of a study with one float and one int8 variant, attacked by noise, FGSM and PGD-3."""
+    """The working directory of a study of one float and one int8 variant under noise, FGSM, PGD-3 and Square."""
 
     def __init__(self, folder: Path, monkeypatch, **evaluation) -> None:
         written = yaml.safe_load((ROOT / "studies/smoke/params.yaml").read_text())
         written["grid"] |= {"schemes": ["fp32", "int8"], "also": []}
-        written["attacks"] = {"noise": {}, "fgsm": {}, "pgd": {"steps": 3}}
+        written["attacks"] = {"noise": {}, "fgsm": {}, "pgd": {"steps": 3}, "square": {"queries": 20}}
         written["evaluation"] |= {"samples": 20} | evaluation
         (folder / "params.yaml").write_text(yaml.safe_dump(written))
         monkeypatch.chdir(folder)

@@ -44,6 +44,11 @@ FILES = {
             steps: Count = STEPS, restart: bool = True, rate: float = -1 / 4, norm: Literal["l2", "linf"] = "linf",
         ): ...
     """,
+    "attacks/ask.py": """
+        THREAT = "black_box"
+        ITERATIVE = False
+        def attack(classifier, inputs, labels, *, epsilons, generator, queries: Count = 100): ...
+    """,
     "attacks/result.py": "def judged(classifier): ...",
 }
 

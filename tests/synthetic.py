@@ -11,7 +11,8 @@ INPUT_VALUES = 784
 CLASSES = 10
 
 # Share of a sample's margin that one unit of epsilon consumes under each attack.
-STRENGTH = {"noise": 0.08, "fgsm": 0.75, "pgd": 1.0}
+STRENGTH = {"noise": 0.08, "fgsm": 0.75, "pgd": 1.0, "square": 0.7}
+THREAT = {"noise": "noise", "square": "black_box"}  # of the others: white_box
 # Share of that strength which is left on another network: more where both had the same defense.
 TRANSFERRED = {True: 0.7, False: 0.3}
 CLEAN_ACCURACY = {"fp32": 0.90, "int8": 0.895, "w4a4": 0.88, "w1a1": 0.82}
@@ -57,7 +58,7 @@ def _variant_scores(variant, group, attacks, transfer, epsilons, samples, test_s
     frames = [_clean(variant, labels, margins, samples, is_masked)]
     evaluated = margins[:samples], labels[:samples]
     for attack in attacks:
-        threat = "noise" if attack == "noise" else "white_box"
+        threat = THREAT.get(attack, "white_box")
         strength = STRENGTH[attack] * (0.005 if is_masked and threat == "white_box" else 1)
         sanity = (1.0,) if attack == "pgd" else ()
         for epsilon in (*epsilons, *sanity):
@@ -111,7 +112,7 @@ def _clean(variant, labels, margins, samples, is_masked):
 
 def _attacked(variant, threat, surrogate, attack, epsilon, reach, margins, labels, grid):
     size = np.float32(epsilon)
-    steps = {"noise": (1.0, 0.0), "fgsm": (2.0, 1.0), "pgd": (11.0, 10.0)}[attack]
+    steps = {"noise": (1.0, 0.0), "fgsm": (2.0, 1.0), "pgd": (11.0, 10.0), "square": (1000.0, 0.0)}[attack]
     return _rows(
         variant,
         labels,

@@ -27,11 +27,19 @@ def study(tmp_path, monkeypatch):
     return LinearStudy(tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize(("name", "epsilons"), [("noise", EPSILONS), ("fgsm", EPSILONS), ("pgd", [*EPSILONS, 1.0])])
-def test_the_set_says_what_it_is(study, name, epsilons):
+@pytest.mark.parametrize(
+    ("name", "threat", "epsilons", "forwards", "backwards"),
+    [
+        ("noise", "noise", EPSILONS, 0.0, 0.0),
+        ("fgsm", "white_box", EPSILONS, 1.0, 1.0),
+        ("pgd", "white_box", [*EPSILONS, 1.0], 4.0, 3.0),
+        ("square", "black_box", EPSILONS, 20.0, 0.0),
+    ],
+)
+def test_the_set_says_what_it_is(study, name, threat, epsilons, forwards, backwards):
     found = crafted(study, name)
     facts = json.loads(Path(f"data/adversarial/{VARIANT}-{name}.json").read_text())
-    passes = [0.0, *[{"noise": 0.0, "fgsm": 1.0, "pgd": 3.0}[name]] * (len(epsilons) - 1)]
+    attacked = len(epsilons) - 1  # at epsilon 0 nothing is done
     assert facts == {
         "variant": {
             "dataset": "fashion_mnist",
@@ -42,19 +50,19 @@ def test_the_set_says_what_it_is(study, name, epsilons):
         },
         "attack": name,
         "norm": "linf",
-        "threat": "noise" if name == "noise" else "white_box",
+        "threat": threat,
         "grid": "digital",
         "epsilons": epsilons,
-        "forwards": passes,
-        "backwards": passes,
+        "forwards": [0.0, *[forwards] * attacked],
+        "backwards": [0.0, *[backwards] * attacked],
     }
     assert found.inputs.shape == (len(epsilons), 20, 1, 4, 4)
     assert np.array_equal(found.samples, evaluation_samples(study.test.labels, 20))
     assert np.array_equal(found.labels, study.test.labels[found.samples])
-    assert np.array_equal(found.queries, np.repeat(np.array(passes, np.int64)[:, None], 20, 1))
+    assert np.array_equal(found.queries, np.repeat(np.array(facts["forwards"], np.int64)[:, None], 20, 1))
 
 
-@pytest.mark.parametrize("name", ["noise", "fgsm", "pgd"])
+@pytest.mark.parametrize("name", ["noise", "fgsm", "pgd", "square"])
 def test_a_digital_set_is_made_of_levels_within_epsilon(study, name):
     found = crafted(study, name)
     levels = np.rint(found.inputs.astype(np.float64) * 255)
@@ -65,7 +73,7 @@ def test_a_digital_set_is_made_of_levels_within_epsilon(study, name):
 
 
 @pytest.mark.parametrize("grid", ["digital", "pre_quantizer"])
-@pytest.mark.parametrize("name", ["noise", "fgsm", "pgd"])
+@pytest.mark.parametrize("name", ["noise", "fgsm", "pgd", "square"])
 def test_success_and_distance_are_those_of_the_saved_inputs(tmp_path, monkeypatch, name, grid):
     study = LinearStudy(tmp_path, monkeypatch, grid=grid)
     found = crafted(study, name)

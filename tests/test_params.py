@@ -200,6 +200,13 @@ def test_each_fault_is_one_sentence_with_key_value_and_what_was_expected(faults,
     assert faults(**{key: value}) == [f"params.yaml: {sentence}"]
 
 
+def test_black_box_sets_are_not_replayed(faults):
+    assert faults(**{"attacks.ask": {"queries": 5}, "evaluation.transfer": ["ask"]}) == [
+        "params.yaml: evaluation.transfer.0: 'ask' has the threat 'black_box', expected an attack with 'white_box', "
+        "crafted on the surrogate"
+    ]
+
+
 def test_all_faults_are_named_at_once(faults):
     sentences = faults(**{"threads": 0, "attacks.climb.steps": "3", "schemes.w5": {}, "study.titel": "T"})
     assert [sentence.split(":")[1].strip() for sentence in sentences] == [

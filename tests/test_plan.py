@@ -47,8 +47,8 @@ def test_the_default_study(params):
         "train": 1,
         "defend": 2,
         "quantize": 7,
-        "score": 10 + 30,
-        "attack": 30,
+        "score": 10 + 40,
+        "attack": 40,
         "report": 1,
     }
 
@@ -110,7 +110,7 @@ def test_a_float_network_is_made_but_not_attacked_where_only_its_quantized_varia
     assert [variant.scheme for variant in variants(quantized)] == ["int8"]
     assert [variant.scheme for variant in networks(quantized)] == ["fp32", "int8"]
     rules = [job.rule for job in plan(quantized)]
-    assert rules == ["prepare", "defend", "quantize", "score", *["attack"] * 3, *["score"] * 3, "report"]
+    assert rules == ["prepare", "defend", "quantize", "score", *["attack"] * 4, *["score"] * 4, "report"]
 
 
 def test_transfer_sets_are_those_of_the_other_variants_of_the_same_dataset_model_and_seed(params):
@@ -176,6 +176,21 @@ def test_the_report_reads_all_scores_and_shows_one_attack_on_the_undefended_vari
     assert "data/results/report.html" in report.outputs
     assert report.metrics == ("data/results/metrics.json",)
     assert "data/results/results.csv" in report.tracked
+
+
+@pytest.mark.parametrize(
+    ("attacks", "shown"),
+    [
+        (["noise", "square", "fgsm", "pgd"], "pgd"),
+        (["noise", "square", "fgsm"], "fgsm"),
+        (["noise", "square"], "square"),
+        (["noise"], "noise"),
+    ],
+)
+def test_the_report_shows_the_attack_that_sees_most(params, attacks, shown):
+    report = plan(params.model_copy(update={"attacks": {name: {} for name in attacks}}))[-1]
+    sets = [path for path in report.inputs if path.startswith("data/adversarial") and path.endswith(".json")]
+    assert sets and all(path.endswith(f"-{shown}.json") for path in sets)
 
 
 def test_where_data_and_results_come_from_is_no_setting_of_any_job(params):

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from stages import plugins
+from stages.metrics import results
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def fault(kind, name, given):
 
 
 def test_plugins_are_the_files_that_define_the_folders_function(made_up):
-    assert plugins.names("attacks") == ["climb", "noise"]
+    assert plugins.names("attacks") == ["ask", "climb", "noise"]
     assert plugins.names("models") == ["small", "tall"]
     assert plugins.names("schemes") == ["w4", "w8"]
 
@@ -55,6 +56,17 @@ def test_what_is_no_literal_constant_is_refused_by_name(made_up, source):
     made_up_plugins.write(made_up / "attacks" / "odd.py", source + "\ndef attack(): ...")
     with pytest.raises(plugins.PluginError, match=r"stages/attacks/odd.py: NAME is missing"):
         plugins.constant("attacks", "odd", "NAME")
+
+
+def test_the_threat_of_an_attack_is_one_of_those_that_are_reported(made_up):
+    assert [plugins.threat(name) for name in plugins.names("attacks")] == ["black_box", "white_box", "noise"]
+    assert {plugins.threat(name) for name in plugins.names("attacks")} == set(plugins.THREATS) < set(results.THREATS)
+    made_up_plugins.write(made_up / "attacks" / "odd.py", "THREAT = 'blackbox'\ndef attack(): ...")
+    with pytest.raises(
+        plugins.PluginError,
+        match=r"^stages/attacks/odd.py: THREAT is 'blackbox', expected one of white_box, black_box, noise.$",
+    ):
+        plugins.threat("odd")
 
 
 def test_knobs_are_the_keyword_only_parameters_beside_the_contract(made_up):
@@ -118,7 +130,7 @@ def test_a_file_that_is_no_python_is_refused_with_its_line(made_up):
 
 def test_an_unknown_plugin_is_refused_with_those_that_there_are(made_up):
     with pytest.raises(
-        plugins.PluginError, match=r"stages/attacks/result.py: is no plugin, expected one of climb, noise"
+        plugins.PluginError, match=r"stages/attacks/result.py: is no plugin, expected one of ask, climb, noise"
     ):
         plugins.knobs("attacks", "result")
 

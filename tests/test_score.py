@@ -143,7 +143,7 @@ def test_a_set_fools_its_own_network_more_than_another(study):
     assert accuracy["white_box"] < accuracy["transfer"]
 
 
-@pytest.mark.parametrize("attack", ["noise", "fgsm", "pgd"])
+@pytest.mark.parametrize("attack", ["noise", "fgsm", "pgd", "square"])
 def test_at_epsilon_0_accuracy_is_clean_accuracy_on_the_same_samples(study, attack):
     attacked = attacked_and_scored(study, attack, INT8)
     clean = scored(study, f"{INT8}-clean").set_index("sample")["correct"]
@@ -155,6 +155,14 @@ def test_at_epsilon_0_accuracy_is_clean_accuracy_on_the_same_samples(study, atta
 def test_attacks_that_are_not_replayed_have_own_rows_only(study):
     assert set(attacked_and_scored(study, "noise")["threat"]) == {"noise"}
     assert set(attacked_and_scored(study, "fgsm")["threat"]) == {"white_box"}
+
+
+def test_rows_of_a_black_box_attack_hold_its_queries(study):
+    rows = attacked_and_scored(study, "square")
+    assert set(rows["threat"]) == {"black_box"} and set(rows["surrogate"]) == {""}
+    assert sorted(set(rows["epsilon"])) == EPSILONS
+    assert rows["forwards"].tolist() == [20 * (epsilon > 0) for epsilon in rows["epsilon"]]
+    assert not rows["backwards"].any()
 
 
 def test_sizes_of_perturbations(study):

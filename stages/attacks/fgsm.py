@@ -1,12 +1,13 @@
 """Fast gradient sign method: Goodfellow, Shlens and Szegedy, "Explaining and harnessing adversarial examples", ICLR
 2015, https://arxiv.org/abs/1412.6572 (section 4)."""
 
+from collections.abc import Iterator
+
 import torch
-import torchattacks
 from torch import Tensor
 
+from stages.attacks.gradient_ascent import Ascent, attack_each_epsilon, cross_entropy
 from stages.attacks.result import AttackResult
-from stages.attacks.torchattacks_adapter import attack_each_epsilon
 from stages.classifier import Classifier
 
 NORM = "linf"
@@ -20,6 +21,12 @@ def attack(
     """Take one step of size epsilon along the sign of the cross-entropy's gradient, and clip to [0, 1].
 
     inputs: float32 [N, ...] in [0, 1]. labels: int64 [N]. epsilons: [E] or [E, N] in [0, 1], in input units.
+    One forward and one backward pass a sample.
     Raises ValueError if inputs or epsilons are outside [0, 1].
     """
-    return attack_each_epsilon(torchattacks.FGSM, classifier, inputs, labels, epsilons=epsilons, generator=generator)
+
+    def runs(ascent: Ascent) -> Iterator[Tensor]:
+        _, gradient = ascent.climb(ascent.inputs, cross_entropy)
+        yield ascent.project(ascent.inputs + ascent.epsilons * gradient.sign())
+
+    return attack_each_epsilon(runs, classifier, inputs, labels, epsilons=epsilons, generator=generator)

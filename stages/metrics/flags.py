@@ -33,6 +33,8 @@ MEANINGS = {
     "noise_beats_attack": "Random noise of the same size does significantly more harm than the attack.",
     "transfer_beats_white_box": "The same attack, crafted on another network, does significantly more harm than "
     "crafted on the network itself: its gradients mislead.",
+    "black_box_beats_white_box": "An attack that sees only the network's outputs does significantly more harm than "
+    "every iterative one that follows its gradients: the gradients mislead.",
     "single_step_beats_iterative": "A single-step attack does significantly more harm than an iterative one: the "
     "gradients mislead.",
     "non_monotone": "Accuracy is significantly higher than at a smaller epsilon, although every perturbation allowed "
@@ -52,6 +54,7 @@ def flags(outcomes: Outcomes, quality_targets: dict[str, dict[str, float]]) -> d
         "no_collapse": no_collapse(outcomes),
         "noise_beats_attack": noise_beats_attack(outcomes),
         "transfer_beats_white_box": transfer_beats_white_box(outcomes),
+        "black_box_beats_white_box": black_box_beats_white_box(outcomes),
         "single_step_beats_iterative": single_step_beats_iterative(outcomes),
         "non_monotone": non_monotone(outcomes),
         "below_quality_target": below_quality_target(outcomes, quality_targets),
@@ -115,6 +118,25 @@ def transfer_beats_white_box(outcomes: Outcomes) -> set[Cell]:
     )
 
 
+def black_box_beats_white_box(outcomes: Outcomes) -> set[Cell]:
+    """A black-box attack leaves significantly fewer samples correct than every iterative white-box attack.
+
+    Carried by those white-box rows: whoever computes gradients can also do all that queries can, and a working
+    gradient needs far fewer passes. Not by the black-box row, which did better than could be expected. Where it beats
+    some iterative attacks but not all, these were weak and no gradient misled; a single step may well be beaten.
+    """
+    iterative = _iterative(outcomes)
+    beaten = set()
+    for budget in _budgets(outcomes):
+        black_box = [cell for cell in budget if cell.threat == "black_box"]
+        white_box = [cell for cell in budget if cell.threat == "white_box" and _attack(cell) in iterative]
+        for winner in black_box:
+            correct = outcomes[winner]["correct"]
+            if all(significantly_lower(correct, outcomes[loser]["correct"]) for loser in white_box):
+                beaten.update(white_box)
+    return beaten
+
+
 def single_step_beats_iterative(outcomes: Outcomes) -> set[Cell]:
     """A single-step white-box attack leaves significantly fewer samples correct than an iterative one.
 
@@ -170,15 +192,17 @@ def inherited_by_worst_case(outcomes: Outcomes, flagged: dict[Cell, set[str]]) -
 
     A worst case is as strong as its strongest member, so the weakness of a weak one does no harm: FGSM losing against
     noise says nothing where PGD does its job, and a transfer attack is no more than a bonus. It rests on the iterative
-    white-box attacks, or, where there are none, on every white-box attack. Their flags are signs of masked gradients,
-    and then the worst case is too high even where noise, transfer or a single step happened to fill part of the gap:
-    none of those searches the ball.
+    white-box attacks, or, where there are none, on every white-box attack, or, where these are missing too, on the
+    black-box ones. Flags of white-box attacks are signs of masked gradients, and then the worst case is too high even
+    where others happened to fill part of the gap: noise, transfer and a single step do not search the ball, and queries
+    search it so slowly that gradients which work would have found more.
     """
     iterative = _iterative(outcomes)
     inherited = {}
     for worst, group in members(outcomes).items():
         white_box = [cell for cell in group if cell.threat == "white_box"]
-        strongest = [cell for cell in white_box if _attack(cell) in iterative] or white_box
+        black_box = [cell for cell in group if cell.threat == "black_box"]
+        strongest = [cell for cell in white_box if _attack(cell) in iterative] or white_box or black_box
         inherited[worst] = set().union(*(flagged.get(cell, set()) for cell in strongest))
     return inherited
 

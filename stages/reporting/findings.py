@@ -6,11 +6,14 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from stages.metrics.flags import MEANINGS
-from stages.metrics.results import split_flags
+from stages.metrics.results import THREATS, split_flags
 from stages.reporting.figures import Group, epsilon_label
 
 NUMBERS = ["No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve"]
 FLOAT_SCHEME = "fp32"
+
+# How the attacks of a threat are told, where its name in brackets would not do.
+TOLD = {"transfer": "with {} transferred from the other variants", "noise": "with {} (no attacker)"}
 
 
 def findings(results: pd.DataFrame, groups: list[Group], headline: float) -> list[Markup]:
@@ -28,12 +31,17 @@ def _done(results: pd.DataFrame) -> Markup:
     verb = "was" if count == 1 else "were"
     if attacked.empty:
         return sentence + Markup(" {} scored on clean images only: no attack was run.").format(verb)
-    attacks = _list(sorted(set(attacked["attack"])))
-    moved = sorted(set(attacked.loc[attacked["threat"] == "transfer", "attack"]))
-    replayed = Markup(", and with {} transferred from the other variants").format(_list(moved)) if moved else ""
-    return sentence + Markup(" {} attacked with {}{}, on {} test images each, at epsilon up to {}.").format(
-        verb, attacks, replayed, int(attacked["n"].min()), epsilon_label(attacked["epsilon"].max())
+    return sentence + Markup(" {} attacked {}, on {} test images each, at epsilon up to {}.").format(
+        verb, _attacks(attacked), int(attacked["n"].min()), epsilon_label(attacked["epsilon"].max())
     )
+
+
+def _attacks(attacked: pd.DataFrame) -> Markup:
+    """Which attacks there were of each threat."""
+    names = {threat: _list(sorted(set(rows["attack"]))) for threat, rows in attacked.groupby("threat")}
+    told = {threat: TOLD.get(threat, f"with {{}} ({threat.replace('_', ' ')})") for threat in THREATS}
+    phrases = [Markup(told[threat]).format(names[threat]) for threat in THREATS if threat in names]
+    return Markup(", and ").join([Markup(", ").join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)
 
 
 def _best(group: Group, headline: float, *, name_group: bool) -> Markup:

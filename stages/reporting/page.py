@@ -70,8 +70,11 @@ GLOSSARY = {
     "that is wrong when clean counts as not robust.",
     "Worst case": "An image counts only if it withstands every attack of one norm and epsilon.",
     "White box": "The attacker computes gradients of the attacked network itself.",
+    "Black box": "The attacker sees the outputs of the attacked network and nothing else of it.",
     "Transfer": "The attack was crafted on another network, the surrogate, and replayed on the target.",
     "Noise": "Random changes of the same size: no attacker, the control.",
+    "Forwards, backwards": "Passes through the network that an attack takes for one image, and passes back for "
+    "gradients. A black-box attack's forwards are its queries; a worst case has the sum of its attacks.",
     "95 % interval": "Wilson's interval over images for one seed, Student's t-interval over several seeds.",
     "Digital": "Adversarial images are 8-bit images, so that epsilon is a multiple of 1/255.",
     "Pre-quantizer": "The change is real-valued and made before the sensor rounds.",

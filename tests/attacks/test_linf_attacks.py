@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from stages.attacks import fgsm, noise, pgd
+from stages.attacks import apgd, apgd_targeted, fgsm, noise, pgd, square
 from stages.classifier import Classifier
 from tests.attacks.linear import boundary_distance, centred_inputs, linear_classifier
 
@@ -17,10 +17,18 @@ ATTACKS = {
     "noise": noise.attack,
     "pgd": pgd.attack,
     "pgd without random start": partial(pgd.attack, random_start=False),
+    "pgd with restarts": partial(pgd.attack, restarts=3),
+    "apgd": partial(apgd.attack, steps=10),
+    "apgd on dlr": partial(apgd.attack, steps=10, restarts=2, loss="dlr"),
+    "apgd targeted": partial(apgd_targeted.attack, steps=10, targets=2),
+    "square": partial(square.attack, queries=20),
 }
 EPSILONS = torch.tensor([0, 2 / 255, 0.02, 0.1, 0.3, 1], dtype=torch.float64)
 
 every_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
+every_gradient_attack = pytest.mark.parametrize(
+    "attack", [pytest.param(attack, id=name) for name, attack in ATTACKS.items() if name not in ("noise", "square")]
+)
 
 
 def attacked(attack, classifier, inputs, labels, epsilons=EPSILONS, seed=0):
@@ -38,8 +46,8 @@ def assert_same(result, other):
         assert torch.equal(getattr(result, name), getattr(other, name)), name
 
 
-@pytest.mark.parametrize("attack", [fgsm.attack, pgd.attack, partial(pgd.attack, random_start=False)])
-@pytest.mark.parametrize("input_shape", [(3, 4, 4), (48,)])
+@every_gradient_attack
+@pytest.mark.parametrize("input_shape", [(3, 4, 4), (48,), (1, 6, 8)])
 def test_two_classes_fall_exactly_where_epsilon_reaches_the_boundary(attack, input_shape):
     classifier, inputs, labels = problem(2, 64, input_shape)
     distances = boundary_distance(classifier, inputs, labels)
@@ -60,7 +68,7 @@ def test_a_step_is_along_the_sign_of_the_weights_difference():
     torch.testing.assert_close(result.inputs[0], inputs + 0.25 * direction)
 
 
-@pytest.mark.parametrize("attack", [fgsm.attack, pgd.attack])
+@every_gradient_attack
 @pytest.mark.parametrize("num_classes", [2, 3, 10])
 def test_nothing_falls_before_the_boundary_and_most_falls_beyond(attack, num_classes):
     classifier, inputs, labels = problem(num_classes, 64)
@@ -71,10 +79,11 @@ def test_nothing_falls_before_the_boundary_and_most_falls_beyond(attack, num_cla
     assert beyond.float().mean() > 0.9
 
 
+@pytest.mark.parametrize("attack", [pgd.attack, apgd.attack, apgd_targeted.attack])
 @pytest.mark.parametrize("num_classes", [2, 3, 10])
-def test_pgd_collapses_a_linear_classifier_at_epsilon_1(num_classes):
+def test_a_linear_classifier_collapses_at_epsilon_1(attack, num_classes):
     classifier, inputs, labels = problem(num_classes)
-    assert attacked(pgd.attack, classifier, inputs, labels, torch.tensor([1.0])).success.all()
+    assert attacked(attack, classifier, inputs, labels, torch.tensor([1.0])).success.all()
 
 
 def test_noise_is_weaker_than_an_attacker():
@@ -135,7 +144,8 @@ def test_success_is_the_classifiers_own_error(attack):
     assert 0 < expected.sum() < expected.numel()
 
 
-def test_success_is_judged_on_the_classifier_and_not_on_its_gradient_view():
+@pytest.mark.parametrize("attack", [pgd.attack, partial(pgd.attack, restarts=2), apgd.attack])
+def test_success_is_judged_on_the_classifier_and_not_on_its_gradient_view(attack):
     class Misleading(Classifier):
         def gradient_view(self, generator=None, samples=1):
             return Negated(self.network)
@@ -150,7 +160,7 @@ def test_success_is_judged_on_the_classifier_and_not_on_its_gradient_view():
 
     honest, inputs, labels = problem(2)
     classifier = Misleading(honest.network, honest.input_shape, 2)
-    result = attacked(pgd.attack, classifier, inputs, labels, torch.tensor([0.3]))
+    result = attacked(attack, classifier, inputs, labels, torch.tensor([0.3]))
     assert not result.success.any()
     assert (classifier.gradient_view()(result.inputs[0]).argmax(1) != labels).all()
 
@@ -179,15 +189,46 @@ def test_each_sample_has_its_own_epsilon(attack):
     own = torch.tensor([[0, 0.1, 0.3, 0.1, 0.05, 0.3]], dtype=torch.float64)
     result = attacked(attack, classifier, inputs, labels, own)
     assert (result.distance <= own.float()).all() and (result.distance >= 0.5 * own).all()
-    if attack is not pgd.attack and attack is not noise.attack:  # the random draws depend on the batch
-        for row, epsilon in enumerate([0, 0.1, 0.3, 0.1, 0.05, 0.3]):
-            alone = attacked(attack, classifier, inputs, labels, torch.tensor([epsilon], dtype=torch.float64))
-            torch.testing.assert_close(result.inputs[0, row], alone.inputs[0, row], rtol=0, atol=1e-6)
+    for row, epsilon in enumerate([0, 0.1, 0.3, 0.1, 0.05, 0.3]):
+        alone = attacked(attack, classifier, inputs, labels, torch.tensor([epsilon], dtype=torch.float64))
+        torch.testing.assert_close(result.inputs[0, row], alone.inputs[0, row], rtol=0, atol=1e-6)
+
+
+class OneByOne(nn.Module):
+    """Computes each sample by itself, so that the rest of the batch changes not even a rounding."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs):
+        return torch.cat([self.network(sample) for sample in inputs.split(1)])
+
+
+@every_attack
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_the_samples_behind_change_nothing(attack, batch_size):
+    linear, inputs, labels = problem(3, 9)
+    classifier = Classifier(OneByOne(linear.network), linear.input_shape, 3)
+    whole = attacked(attack, classifier, inputs, labels)
+    part = attacked(attack, classifier, inputs[:batch_size], labels[:batch_size])
+    for name in ("inputs", "distance", "queries", "backwards", "success"):
+        assert torch.equal(getattr(part, name), getattr(whole, name)[:, :batch_size]), name
+
+
+@every_attack
+def test_other_samples_in_the_batch_change_nothing(attack):
+    linear, inputs, labels = problem(3, 8)
+    classifier = Classifier(OneByOne(linear.network), linear.input_shape, 3)
+    other_inputs, other_labels = inputs.flip(0).clone(), (labels.flip(0) + 1) % 3
+    other_inputs[4], other_labels[4] = inputs[4], labels[4]
+    expected = attacked(attack, classifier, inputs, labels)
+    assert torch.equal(attacked(attack, classifier, other_inputs, other_labels).inputs[:, 4], expected.inputs[:, 4])
 
 
 @pytest.mark.parametrize("attack", [fgsm.attack, partial(pgd.attack, random_start=False)])
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_batch_size_does_not_matter(attack, batch_size):
+def test_batch_size_does_not_matter_without_random_starts(attack, batch_size):
     classifier, inputs, labels = problem(3, 8)
     whole = attacked(attack, classifier, inputs, labels)
     parts = [
@@ -278,31 +319,61 @@ def test_epsilons_of_another_shape_are_refused(attack, shape):
 
 
 @pytest.mark.parametrize(
-    ("attack", "passes"),
-    [(fgsm.attack, 1), (pgd.attack, 10), (partial(pgd.attack, steps=3), 3), (noise.attack, 0)],
+    ("attack", "forwards", "backwards"),
+    [
+        (noise.attack, 0, 0),
+        (fgsm.attack, 1, 1),
+        (pgd.attack, 10 + 1, 10),  # and a look at the last point
+        (partial(pgd.attack, steps=3, keep_best=False), 3, 3),
+        (partial(pgd.attack, steps=3, restarts=4), 4 * (3 + 1) + 4, 4 * 3),  # and a query to choose among them
+        (partial(apgd.attack, steps=7), 7 + 1, 7),
+        (partial(apgd.attack, steps=7, restarts=2), 2 * (7 + 1) + 2, 2 * 7),
+        (partial(apgd_targeted.attack, steps=7, targets=1), 1 + 7 + 1, 7),
+        (partial(apgd_targeted.attack, steps=7, restarts=2), 1 + 4 * (7 + 1) + 4, 4 * 7),  # of 3 classes 2 are targets
+    ],
 )
-def test_every_sample_gets_the_full_budget(attack, passes):
+def test_every_sample_gets_the_full_budget(attack, forwards, backwards):
     classifier, inputs, labels = problem(3, 7)
     labels[:3] = (labels[:3] + 1) % 3  # already misclassified
-    counted = {"forward": 0}
-    classifier.network.last.register_forward_hook(
-        lambda module, inputs, logits: counted.update(forward=counted["forward"] + len(logits))
-    )
+    counted = {"forward": 0, "backward": 0}
+
+    def count(module, inputs, logits):
+        counted["forward"] += len(logits)
+        if logits.requires_grad:
+            counted["graph"] = counted.get("graph", 0) + len(logits)
+            logits.register_hook(lambda gradient: counted.update(backward=counted["backward"] + len(gradient)))
+
+    classifier.requires_grad_(False).network.last.register_forward_hook(count)
     result = attacked(attack, classifier, inputs, labels, torch.tensor([0.05, 0.5]))
-    assert (result.queries == passes).all()
-    assert (result.backwards == passes).all()
+    assert (result.queries == forwards).all()
+    assert (result.backwards == backwards).all()
     judging = 2 * 7
-    assert counted["forward"] == 2 * 7 * passes + judging
+    assert counted["forward"] == 2 * 7 * forwards + judging
+    assert counted["backward"] == counted.get("graph", 0) == 2 * 7 * backwards  # no graph that nobody follows
 
 
-def test_attacks_run_where_gradients_are_off():
+@every_attack
+def test_attacks_run_where_gradients_are_off(attack):
     classifier, inputs, labels = problem(2)
-    expected = attacked(pgd.attack, classifier, inputs, labels)
+    expected = attacked(attack, classifier, inputs, labels)
     with torch.no_grad():
-        assert_same(attacked(pgd.attack, classifier, inputs, labels), expected)
+        assert_same(attacked(attack, classifier, inputs, labels), expected)
 
 
-def test_a_network_without_parameters_is_attacked(capsys):
+@every_attack
+def test_the_memory_layout_of_the_inputs_is_kept(attack):
+    classifier, inputs, labels = problem(3, 6)
+    inputs = inputs.contiguous(memory_format=torch.channels_last)
+    layouts = []
+    classifier.network.register_forward_hook(
+        lambda module, given, logits: layouts.append(given[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    result = attacked(attack, classifier, inputs, labels)
+    assert all(layouts) and layouts
+    assert all(row.is_contiguous(memory_format=torch.channels_last) for row in result.inputs)
+
+
+def test_a_network_without_parameters_is_attacked():
     class Frozen(nn.Module):
         def __init__(self, weights, biases):
             super().__init__()
@@ -316,7 +387,6 @@ def test_a_network_without_parameters_is_attacked(capsys):
     last = classifier.network.last
     frozen = Classifier(Frozen(last.weight.detach(), last.bias.detach()), (3, 4, 4), 3)
     assert attacked(pgd.attack, frozen, inputs, labels, torch.tensor([1.0])).success.all()
-    assert capsys.readouterr().out == ""
 
 
 def test_more_and_smaller_steps_beat_one_where_the_loss_bends():

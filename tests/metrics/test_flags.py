@@ -9,6 +9,7 @@ from stages.metrics.cells import Cell, outcomes
 from stages.metrics.flags import (
     MEANINGS,
     below_quality_target,
+    black_box_beats_white_box,
     flags,
     no_collapse,
     noise_beats_attack,
@@ -45,6 +46,7 @@ CLEAN = cell().clean
 PGD, PGD_AT_0, PGD_SANITY = cell(), cell(epsilon=0.0), cell(epsilon=1.0)
 FGSM, FGSM_AT_0 = cell(attack="fgsm"), cell(attack="fgsm", epsilon=0.0)
 NOISE, NOISE_AT_0 = cell("noise", "noise"), cell("noise", "noise", epsilon=0.0)
+SQUARE, SQUARE_AT_0 = cell("black_box", "square"), cell("black_box", "square", epsilon=0.0)
 TRANSFER = cell("transfer", "pgd", surrogate="data-net-int8-none-s0")
 FGSM_TRANSFER = cell("transfer", "fgsm", surrogate="data-net-int8-none-s0")
 
@@ -138,6 +140,47 @@ def test_single_step_is_told_by_the_missing_sanity_check():
     assert single_step_beats_iterative({FGSM: rows(100), PGD: rows(60), PGD_SANITY: rows(0), NOISE: rows(20)}) == set()
 
 
+def test_a_black_box_attack_is_no_single_step():
+    assert single_step_beats_iterative({SQUARE: rows(20), PGD: rows(60), PGD_SANITY: rows(0)}) == set()
+    assert no_collapse({SQUARE: rows(150), SQUARE._replace(epsilon=1.0): rows(150)}) == set()
+
+
+@pytest.mark.parametrize(("difference", "fires"), [(INSIGNIFICANT, False), (SIGNIFICANT, True)])
+def test_black_box_beats_white_box(difference, fires):
+    cells = {SQUARE: rows(60), PGD: rows(60 + difference), PGD_SANITY: rows(0), FGSM: rows(150), NOISE: rows(170)}
+    assert black_box_beats_white_box(cells) == ({PGD} if fires else set())
+
+
+@pytest.mark.parametrize(("left_by_the_other", "fires"), [(60 + INSIGNIFICANT, False), (60 + SIGNIFICANT, True)])
+def test_a_black_box_attack_has_to_beat_every_iterative_one(left_by_the_other, fires):
+    other = cell(attack="apgd")
+    sanity = {PGD_SANITY: rows(0), other._replace(epsilon=1.0): rows(0)}
+    cells = {SQUARE: rows(60), PGD: rows(150), other: rows(left_by_the_other)} | sanity
+    assert black_box_beats_white_box(cells) == ({PGD, other} if fires else set())
+
+
+def test_one_black_box_attack_that_beats_all_iterative_ones_is_enough():
+    weak = cell("black_box", "random")
+    cells = {weak: rows(170), SQUARE: rows(60), PGD: rows(150), PGD_SANITY: rows(0)}
+    assert black_box_beats_white_box(cells) == {PGD}
+
+
+def test_black_box_is_compared_within_one_budget_and_with_iterative_attacks_only():
+    cells = {
+        SQUARE: rows(60),
+        FGSM: rows(150),
+        TRANSFER: rows(150),
+        NOISE: rows(170),
+        PGD_SANITY: rows(0),
+        cell(epsilon=4 / 255): rows(150),
+        cell(scheme="int8"): rows(150),
+        cell(norm="l2"): rows(150),
+        PGD._replace(grid="pre_quantizer"): rows(150),
+    }
+    assert black_box_beats_white_box(cells) == set()
+    assert black_box_beats_white_box({SQUARE_AT_0: rows(60), PGD_AT_0: rows(150), PGD_SANITY: rows(0)}) == set()
+
+
 @pytest.mark.parametrize(("difference", "fires"), [(INSIGNIFICANT, False), (SIGNIFICANT, True)])
 def test_non_monotone(difference, fires):
     small, middle, large = (cell(epsilon=steps / 255) for steps in (1, 4, 16))
@@ -180,9 +223,10 @@ def all_flags(attacked, clean=None):
 
 
 def test_worst_case_inherits_from_the_iterative_attack():
-    flagged = all_flags({PGD: rows(150), PGD_SANITY: rows(50), NOISE: rows(120), FGSM: rows(90), TRANSFER: rows(80)})
+    attacked = {PGD: rows(150), PGD_SANITY: rows(50), NOISE: rows(120), FGSM: rows(90), TRANSFER: rows(80)}
+    flagged = all_flags(attacked | {SQUARE: rows(70)})
     signs = {"no_collapse", "noise_beats_attack", "single_step_beats_iterative", "transfer_beats_white_box"}
-    assert flagged[PGD] == flagged[PGD.worst_case] == signs
+    assert flagged[PGD] == flagged[PGD.worst_case] == signs | {"black_box_beats_white_box"}
     assert flagged[PGD_SANITY] == {"no_collapse"}
     assert set(flagged) == {PGD, PGD.worst_case, PGD_SANITY}
 
@@ -194,8 +238,15 @@ def test_worst_case_does_not_inherit_from_a_single_step_where_an_iterative_attac
     assert all_flags(attacked)[FGSM.worst_case] == {"noise_beats_attack"}
 
 
+def test_worst_case_rests_on_queries_where_nothing_has_gradients():
+    attacked = {SQUARE: rows(150), NOISE: rows(120)}
+    assert all_flags(attacked)[SQUARE.worst_case] == {"noise_beats_attack"}
+    assert SQUARE.worst_case not in all_flags(attacked | {PGD: rows(20), PGD_SANITY: rows(0)})
+
+
 def test_a_sound_evaluation_has_no_flags():
     attacked = {
+        **{SQUARE_AT_0: rows(180), SQUARE: rows(40)},
         **{PGD_AT_0: rows(180), PGD: rows(10), PGD_SANITY: rows(0), FGSM_AT_0: rows(180), FGSM: rows(60)},
         **{NOISE_AT_0: rows(180), NOISE: rows(170), TRANSFER: rows(120)},
     }
@@ -220,6 +271,7 @@ def test_synthetic_study_flags_the_masked_network_only():
 def test_every_flag_has_a_meaning():
     assert all(callable(getattr(flags_module, flag)) for flag in MEANINGS)
     attacked = {PGD: rows(150), PGD_SANITY: rows(160), NOISE: rows(120), FGSM: rows(90), TRANSFER: rows(80)}
+    attacked = attacked | {SQUARE: rows(70)}
     attacked = attacked | {cell(epsilon=1 / 255): rows(100), CLEAN: gradient_norms(100)}
     raised = flags(attacked | worst_case(attacked), {"data": {"net": 1.0}})
     assert set().union(*raised.values()) == set(MEANINGS)

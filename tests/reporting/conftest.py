@@ -31,5 +31,11 @@ def study():
 
 
 @pytest.fixture(scope="session")
+def black_box_study(study):
+    attacks = ("noise", "pgd", "square")
+    return study(attacks=attacks, transfer=(), epsilons=(0, 4 / 255, 8 / 255), samples=100, test_samples=200)
+
+
+@pytest.fixture(scope="session")
 def default_study(study):
     return study(epsilons=(0, 4 / 255, 8 / 255), samples=100, test_samples=200)

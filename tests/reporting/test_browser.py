@@ -43,6 +43,7 @@ def reports(study, tmp_path_factory):
     options = {
         "default": {},
         "one variant": one | budgets,
+        "black box": {"attacks": ("noise", "pgd", "square"), "transfer": ()} | budgets,
         "several": several | {"defenses": ("none",), "samples": 20, "test_samples": 20} | budgets,
         "all flagged": {"masked": ("fp32", "int8", "w4a4", "w1a1"), "targets": {"fashion_mnist": {"resnet8": 1.0}}}
         | budgets,
@@ -97,7 +98,14 @@ def select(tab, name, value):
 
 @pytest.mark.parametrize(
     ("name", "width"),
-    [("default", 1280), ("default", 390), ("one variant", 390), ("several", 390), ("all flagged", 1280)],
+    [
+        ("default", 1280),
+        ("default", 390),
+        ("one variant", 390),
+        ("black box", 390),
+        ("several", 390),
+        ("all flagged", 1280),
+    ],
 )
 def test_everything_is_drawn_from_one_file_and_fits(opened, name, width):
     tab = opened(name, width)

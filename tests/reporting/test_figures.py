@@ -121,6 +121,13 @@ def test_curves_offer_worst_case_first_and_the_strongest_surrogate(default_study
     )
 
 
+def test_curves_tell_black_box_from_white_box_and_noise(black_box_study):
+    (group,) = black_box_study[2]
+    assert series_names(group) == [WORST_CASE, "noise", "pgd (white box)", "square (black box)"]
+    curves = epsilon_curves(group)
+    assert set(curves.loc[curves["series"] == "square (black box)", "threat"]) == {"black_box"}
+
+
 def test_transfer_matrix_is_complete_with_white_box_on_its_diagonal(default_study):
     (group,) = default_study[2]
     cells = transfer_cells(group)

@@ -11,14 +11,21 @@ def test_three_sentences_say_what_was_done_found_and_not_to_be_trusted(default_s
     _, table, (group,) = default_study
     done, best, trust = sentences(default_study)
     assert done == (
-        "Ten variants of resnet8 on fashion_mnist were attacked with fgsm, noise and pgd, and with pgd transferred "
-        "from the other variants, on 100 test images each, at epsilon up to 8/255."
+        "Ten variants of resnet8 on fashion_mnist were attacked with fgsm and pgd (white box), with pgd transferred "
+        "from the other variants, and with noise (no attacker), on 100 test images each, at epsilon up to 8/255."
     )
     worst = group.worst_case().query("scheme != 'fp32' and not flagged")
     winner = worst.loc[worst["percent"].idxmax()]
     assert f"is <b>{winner['scheme']} · fast_at</b>: <b>{winner['percent']:.1f} %</b>" in best
     flagged = (table["flags"] != "").sum()
     assert trust.startswith(f"<b>{flagged} of {len(table)} cells are flagged</b>")
+
+
+def test_attacks_are_told_apart_by_what_the_attacker_sees(black_box_study):
+    assert (
+        "attacked with pgd (white box), with square (black box), and with noise (no attacker), on"
+        in sentences(black_box_study)[0]
+    )
 
 
 def test_the_best_variant_is_compared_with_its_undefended_self(default_study):

@@ -76,6 +76,22 @@ def test_the_table_holds_every_cell_of_the_result_table(default_study):
     assert [value is None for value in shown["mean_linf"]] == missing.tolist()
 
 
+def test_black_box_rows_are_in_the_table_with_their_queries(black_box_study):
+    _, table, _ = black_box_study
+    constants, columns = table_columns(table)
+    shown = pd.DataFrame({column["key"]: cells(column) for column in columns})
+    square = shown[shown["attack"] == "square"]
+    assert set(square["threat"]) == {"black_box"} and set(square["forwards"]) == {1000}
+    assert not square["backwards"].any() and "norm" in constants
+    assert all("-square --recompute && python -m stages score" in command for command in square["command"])
+    html = html_of(black_box_study)
+    for name in ("worst case", "noise", "pgd (white box)", "square (black box)"):
+        assert f"<span>{name}</span>" in html
+    assert "<dt>Black box</dt>" in html
+    flagged = sum("black_box_beats_white_box" in flags.split(";") for flags in table["flags"])
+    assert flagged and f"<code>black_box_beats_white_box</code> <small>{flagged} cells</small>" in html
+
+
 def test_columns_with_one_value_stand_above_the_table(default_study, study):
     constants, columns = table_columns(default_study[1])
     expected = {"dataset": "fashion_mnist", "model": "resnet8", "seed": "0", "norm": "linf", "grid": "digital"}

@@ -1,0 +1,105 @@
+"""Auto-PGD: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+attacks", ICML 2020, https://arxiv.org/abs/2003.01690 (section 3, Algorithm 1; the DLR loss: section 4)."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from stages.attacks.gradient_ascent import Ascent, Found, Loss, attack_each_epsilon, cross_entropy, margin, where
+from stages.attacks.result import AttackResult
+from stages.classifier import Classifier
+from stages.knobs import Count, Fraction
+
+NORM = "linf"
+THREAT = "white_box"
+ITERATIVE = True
+MOMENTUM = 0.75  # alpha of Algorithm 1: the share of the new step
+TINY = 1e-12  # quantized logits tie
+
+
+def attack(
+    classifier: Classifier,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    epsilons: Tensor,
+    generator: torch.Generator,
+    steps: Count = 100,
+    restarts: Count = 1,
+    rho: Fraction = 0.75,
+    loss: Literal["cross_entropy", "dlr"] = "cross_entropy",
+) -> AttackResult:
+    """Climb with a step size that is halved where progress stalls, and keep the strongest point on the way.
+
+    inputs: float32 [N, ...] in [0, 1]. labels: int64 [N]. epsilons: [E] or [E, N] in [0, 1], in input units.
+    steps: how many, from a uniform draw from the ball. restarts: how many runs.
+    rho: the share of steps that have to raise the loss for the step size to stay.
+    loss: what is raised; dlr is the difference of logits ratio, for fewer than 3 classes the logit margin.
+    Passes a sample: `steps` backward and one more forward for each restart, and of several another forward for each.
+    Raises ValueError if inputs or epsilons are outside [0, 1].
+    """
+    raised = {"cross_entropy": cross_entropy, "dlr": difference_of_logits_ratio}[loss]
+
+    def runs(ascent: Ascent) -> Iterator[Tensor]:
+        for _ in range(restarts):
+            yield auto_pgd(ascent, raised, steps, rho)
+
+    return attack_each_epsilon(runs, classifier, inputs, labels, epsilons=epsilons, generator=generator)
+
+
+def auto_pgd(ascent: Ascent, loss: Loss, steps: int, rho: float) -> Tensor:
+    """Algorithm 1 from a random start, each sample with its own step size: the strongest points [N, ...] on the way.
+
+    Strongest is an error first, by the gradient view's logits, and then the highest loss. What the search itself goes
+    back to is the highest loss, as in the paper. One forward more than `steps` forward and backward passes.
+    """
+    points = previous = ascent.random_start()
+    unknown = torch.full(ascent.labels.shape, -torch.inf, device=points.device)
+    here = strongest = highest = Found(points, torch.zeros_like(unknown, dtype=torch.bool), unknown)
+    highest_gradient = torch.zeros_like(points)
+    step_size = 2 * ascent.epsilons
+    rises, halved, last_checkpoint, last_highest = torch.zeros_like(unknown), here.wrong, 0, unknown
+    halving = checkpoints(steps)
+    for step in range(steps):
+        before, (here, gradient) = here.loss, ascent.climb(points, loss)
+        rises = rises + (here.loss > before)
+        higher = here.loss > highest.loss
+        highest, highest_gradient = highest.replaced(higher, here), where(higher, gradient, highest_gradient)
+        strongest = strongest.or_stronger(here)
+        if step in halving:
+            too_few_rises = rises < rho * (step - last_checkpoint)  # condition 1
+            no_progress = ~halved & (highest.loss == last_highest)  # condition 2
+            halved = too_few_rises | no_progress
+            step_size = where(halved, step_size / 2, step_size)
+            here, gradient = here.replaced(halved, highest), where(halved, highest_gradient, gradient)
+            points = here.points
+            rises, last_checkpoint, last_highest = torch.zeros_like(rises), step, highest.loss
+        ahead = ascent.project(points + step_size * gradient.sign())
+        if step > 0:
+            ahead = ascent.project(points + MOMENTUM * (ahead - points) + (1 - MOMENTUM) * (points - previous))
+        points, previous = ahead, points
+    return strongest.or_stronger(ascent.look(points, loss)).points
+
+
+def checkpoints(steps: int) -> list[int]:
+    """The steps at which the step size may be halved, ascending from 0 (section 3).
+
+    In whole percents of the steps: 0, 22, and gaps that shrink by 3 down to 6.
+    """
+    percents = [0, 22]
+    while percents[-1] < 100:
+        percents.append(percents[-1] + max(percents[-1] - percents[-2] - 3, 6))
+    return [-(-percent * steps // 100) for percent in percents if percent <= 100]  # rounded up
+
+
+def difference_of_logits_ratio(logits: Tensor, labels: Tensor) -> Tensor:
+    """The margin in units of the gap between the first and the third highest logit, [N] (section 4).
+
+    Scaling the logits changes nothing. With fewer than 3 classes, which have no third, the margin itself.
+    """
+    if logits.shape[1] < 3:
+        return margin(logits, labels)
+    highest = logits.topk(3).values
+    return margin(logits, labels) / (highest[:, 0] - highest[:, 2]).clamp_min(TINY)

@@ -1,0 +1,141 @@
+"""Square Attack: Andriushchenko, Croce, Flammarion and Hein, "Square Attack: a query-efficient black-box adversarial
+attack via random search", ECCV 2020, https://arxiv.org/abs/1912.00049 (Algorithms 1 and 2, maximum norm)."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stages.attacks.distances import project_linf
+from stages.attacks.result import AttackResult, checked_epsilons, judged
+from stages.classifier import Classifier, evaluating
+from stages.knobs import Count, Fraction
+from stages.seeds import seed_of
+
+NORM = "linf"
+THREAT = "black_box"
+ITERATIVE = False  # in gradient steps: epsilon 1 tests gradients, and none are taken here
+
+# Section 3.2: the queries after which the fraction of changed pixels is halved, of a budget of SCHEDULE_BUDGET.
+HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)
+SCHEDULE_BUDGET = 10_000
+
+
+def attack(
+    classifier: Classifier,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    epsilons: Tensor,
+    generator: torch.Generator,
+    queries: Count = 1000,
+    initial_fraction: Fraction = 0.05,
+) -> AttackResult:
+    """Recolour random squares of the perturbation, keep what lowers the margin, and see nothing but logits.
+
+    inputs: float32 [N, C, H, W] in [0, 1]. labels: int64 [N]. epsilons: [E] or [E, N] in [0, 1], in input units; 0
+    leaves the inputs as they are and asks nothing.
+    queries: forward passes per sample, all of them made, since a lower margin also counts after the first success.
+    initial_fraction: of the pixels, that the first squares cover (the paper's p).
+    A sample's draws depend on the generator and its own position and are the same for every epsilon. So its result does
+    not depend on which other samples and epsilons are asked for, as far as its logits do not.
+    Raises ValueError if inputs are no images, or if inputs or epsilons are outside [0, 1].
+    """
+    table = checked_epsilons(inputs, epsilons)
+    if inputs.ndim != 4:
+        raise ValueError(f"inputs: shape {list(inputs.shape)}: expected images [N, C, H, W]")
+    sides = side_lengths(tuple(inputs.shape[2:]), queries, initial_fraction)
+    draws = _draw(inputs.shape, sides, generator).to(inputs.device)
+    adversarial = torch.stack([inputs.detach()] * len(table))
+    with evaluating(classifier), torch.no_grad():
+        for row, radii in enumerate(table):
+            attacked = radii > 0
+            if attacked.any():
+                originals, targets, radius = inputs[attacked], labels[attacked], radii[attacked]
+                adversarial[row, attacked] = _search(classifier, originals, targets, radius, draws.of(attacked), sides)
+    asked = (table > 0) * queries
+    return judged(classifier, adversarial, inputs, labels, queries=asked, backwards=torch.zeros_like(asked))
+
+
+def side_lengths(image_size: tuple[int, int], queries: int, initial_fraction: float) -> list[int]:
+    """The side of the square, in pixels, that each query after the first one recolours in an image (height, width).
+
+    The paper's schedule, rescaled to the budget: sides fall with the square root of the fraction, down to one pixel.
+    """
+    pixels = math.prod(image_size)
+    halvings = [sum(query * SCHEDULE_BUDGET > halving * queries for halving in HALVINGS) for query in range(1, queries)]
+    return [min(max(round(math.sqrt(initial_fraction / 2**times * pixels)), 1), *image_size) for times in halvings]
+
+
+class _Draws(NamedTuple):
+    """What is random, for N samples and Q squares; a colour is one of the two values that a pixel may take.
+
+    stripes: bool [N, C, 1, W]. corners: int64 [N, Q, 2], top and left of each square. colours: bool [N, Q, C].
+    """
+
+    stripes: Tensor
+    corners: Tensor
+    colours: Tensor
+
+    def to(self, device: torch.device) -> "_Draws":
+        return _Draws(*(draw.to(device) for draw in self))
+
+    def of(self, samples: Tensor) -> "_Draws":
+        return _Draws(*(draw[samples] for draw in self))
+
+
+def _draw(shape: torch.Size, sides: list[int], generator: torch.Generator) -> _Draws:
+    count, channels, height, width = shape
+    draw = torch.randint(2**62, (), generator=generator).item()
+    places = torch.tensor([[height - side + 1, width - side + 1] for side in sides]).reshape(-1, 2)
+    stripes, corners, colours = [], [], []
+    for position in range(count):
+        own = torch.Generator().manual_seed(seed_of(f"sample {position}", str(draw)))
+        stripes.append(torch.rand(channels, 1, width, generator=own) < 0.5)
+        # In float64, where no uniform number below 1 is rounded up to a place outside the image.
+        corners.append((torch.rand(places.shape, generator=own, dtype=torch.float64) * places).long())
+        colours.append(torch.rand(len(sides), channels, generator=own) < 0.5)
+    return _Draws(*(torch.stack(drawn) for drawn in (stripes, corners, colours)))
+
+
+def _search(
+    classifier: Classifier, inputs: Tensor, labels: Tensor, radii: Tensor, draws: _Draws, sides: list[int]
+) -> Tensor:
+    """Algorithm 1: inputs [N, C, H, W] at the corner of the ball with the least margin seen.
+
+    Algorithm 2 adds -2 epsilon or 2 epsilon to a square and projects, which sets each value in it to one of the two
+    ends of its range: the state of the search is which.
+    """
+    reach = radii.reshape(-1, 1, 1, 1)
+    low, high = (project_linf(inputs.double() + change, inputs, radii) for change in (-reach, reach))
+    is_high = torch.empty_like(inputs, dtype=torch.bool).copy_(draws.stripes)
+    margin = _margins(classifier, torch.where(is_high, high, low), labels)
+    for query, side in enumerate(sides):
+        square = _squares(draws.corners[:, query], side, tuple(inputs.shape[2:]))
+        colour = draws.colours[:, query, :, None, None]
+        # A square that already has its colour would waste a query, every second one where there is one channel.
+        same = (~square | (is_high == colour)).flatten(1).all(1)
+        candidate = torch.where(square, colour ^ same[:, None, None, None], is_high)
+        found = _margins(classifier, torch.where(candidate, high, low), labels)
+        better = found < margin
+        is_high = torch.where(better[:, None, None, None], candidate, is_high)
+        margin = torch.where(better, found, margin)
+    return torch.where(is_high, high, low)
+
+
+def _squares(corners: Tensor, side: int, image_size: tuple[int, int]) -> Tensor:
+    """Where the squares are whose top and left are `corners` [N, 2]: bool [N, 1, H, W]."""
+    rows, columns = (
+        (torch.arange(size, device=corners.device) - start[:, None]).unsqueeze(1)
+        for size, start in zip(image_size, corners.unbind(1), strict=True)
+    )
+    inside_rows, inside_columns = ((offsets >= 0) & (offsets < side) for offsets in (rows, columns))
+    return inside_rows[..., None] & inside_columns[:, :, None]
+
+
+def _margins(classifier: Classifier, inputs: Tensor, labels: Tensor) -> Tensor:
+    """The true class's logit minus the largest other one [N]: below 0 the classifier errs."""
+    logits = classifier(inputs)
+    true = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
+    return logits[true] - logits.masked_fill(true, -torch.inf).amax(1)
