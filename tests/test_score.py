@@ -121,8 +121,8 @@ def test_attacked_rows(study):
     constants = {"scheme": "fp32", "seed": 0, "attack": "pgd", "norm": "linf", "grid": "digital", "flips": 0}
     assert (rows[list(constants)] == pd.Series(constants)).all(axis=None)
     assert rows["gradient_norm"].isna().all()
-    assert (rows["forwards"] == np.where(rows["epsilon"] > 0, 3, 0)).all()
-    assert (rows["backwards"] == rows["forwards"]).all()
+    assert (rows["forwards"] == np.where(rows["epsilon"] > 0, 4, 0)).all()
+    assert (rows["backwards"] == np.where(rows["epsilon"] > 0, 3, 0)).all()
 
 
 @pytest.mark.parametrize("threat", ["white_box", "transfer"])

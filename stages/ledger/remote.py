@@ -60,6 +60,8 @@ class Remote:
         remote_path = f"files/md5/{md5[:2]}/{md5[2:]}"
         try:
             came = self._ask(lambda: self._download(remote_path, arriving), False, lambda: _size(arriving))
+            if not came and not self._troubles and self.holds(md5):  # listed, and yet not found: seen now and then
+                came = self._ask(lambda: self._download(remote_path, arriving), False, lambda: _size(arriving))
             if came:
                 os.replace(arriving, path)
             return came
