@@ -60,8 +60,6 @@ class Remote:
         remote_path = f"files/md5/{md5[:2]}/{md5[2:]}"
         try:
             came = self._ask(lambda: self._download(remote_path, arriving), False, lambda: _size(arriving))
-            if not came and not self._troubles and self.holds(md5):  # listed, and yet not found: seen now and then
-                came = self._ask(lambda: self._download(remote_path, arriving), False, lambda: _size(arriving))
             if came:
                 os.replace(arriving, path)
             return came
@@ -180,7 +178,12 @@ def _answer(question: Callable[[], Answer], progress: Callable[[], Any]) -> Answ
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
+    try:
+        return path.stat().st_size
+    except (
+        FileNotFoundError
+    ):  # not there yet, or for a moment not: DVC's local copy first tries a reflink, and removes it
+        return 0
 
 
 def _modified(info: dict[str, Any]) -> float:

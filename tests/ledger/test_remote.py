@@ -218,3 +218,19 @@ def test_a_slow_answer_is_waited_for_as_long_as_it_goes_on(monkeypatch):
 def test_dvc_is_not_imported_before_something_is_asked(store):
     program = "import sys; from stages.ledger.remote import Remote; Remote('.', 'x'); sys.exit('dvc' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+def test_a_download_whose_file_comes_and_goes_is_not_taken_for_missing(store, troubles, tmp_path, monkeypatch):
+    """As DVC's local copy does it: a reflink that fails leaves nothing for a moment, just when the size is looked at."""
+    digest, stat = store.add_content(b"result"), Path.stat
+
+    def gone(path, **options):
+        if path.name.endswith(".fetched"):
+            raise FileNotFoundError(path)
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "is_file", lambda path: True)
+    monkeypatch.setattr(Path, "stat", gone)
+    assert store.remote().fetch(digest, tmp_path / "partial")
+    assert (tmp_path / "partial").read_bytes() == b"result"
+    assert troubles() == []
