@@ -221,7 +221,7 @@ def test_dvc_is_not_imported_before_something_is_asked(store):
 
 
 def test_a_download_whose_file_comes_and_goes_is_not_taken_for_missing(store, troubles, tmp_path, monkeypatch):
-    """As DVC's local copy does it: a reflink that fails leaves nothing for a moment, just when the size is looked at."""
+    """As DVC's local copy does it: a reflink that fails leaves nothing for a moment, as the size is looked at."""
     digest, stat = store.add_content(b"result"), Path.stat
 
     def gone(path, **options):
