@@ -92,7 +92,15 @@ def craft(
         if not digital:
             return result
         rounded = to_digital(result.inputs, originals, epsilon)
-        return judged(classifier, rounded, originals, targets, queries=result.queries, backwards=result.backwards)
+        return judged(
+            classifier,
+            rounded,
+            originals,
+            targets,
+            norm=plugin.NORM,
+            queries=result.queries,
+            backwards=result.backwards,
+        )
 
     starts = range(0, len(inputs), BATCH_SIZE)
     interval = 0.5 if sys.stderr.isatty() else 20

@@ -12,6 +12,11 @@ def l0(adversarial: Tensor, originals: Tensor) -> Tensor:
     return (adversarial != originals).flatten(1).sum(1)
 
 
+def l1(adversarial: Tensor, originals: Tensor) -> Tensor:
+    """Sum of the changes of all input values, float64 [N] in input units, between inputs [N, ...]."""
+    return _perturbation(adversarial, originals).abs().sum(1)
+
+
 def l2(adversarial: Tensor, originals: Tensor) -> Tensor:
     """Euclidean length of the perturbation, float64 [N] in input units, between inputs [N, ...]."""
     return torch.linalg.vector_norm(_perturbation(adversarial, originals), dim=1)
@@ -20,6 +25,9 @@ def l2(adversarial: Tensor, originals: Tensor) -> Tensor:
 def linf(adversarial: Tensor, originals: Tensor) -> Tensor:
     """Largest change of an input value, float64 [N] in input units, between inputs [N, ...]."""
     return _perturbation(adversarial, originals).abs().amax(1)
+
+
+DISTANCES = {"l0": l0, "l1": l1, "l2": l2, "linf": linf}  # by the name of the norm
 
 
 def project_linf(adversarial: Tensor, originals: Tensor, epsilon: Tensor) -> Tensor:
@@ -32,6 +40,22 @@ def project_linf(adversarial: Tensor, originals: Tensor, epsilon: Tensor) -> Ten
     projected = adversarial.double().clamp(center - radius, center + radius).clamp(0, 1).float()
     outside = (projected.double() - center).abs() > radius
     return torch.where(outside, torch.nextafter(projected, originals), projected)
+
+
+def project_l2(adversarial: Tensor, originals: Tensor, epsilon: Tensor) -> Tensor:
+    """Float32 inputs [N, ...] in the L2 ball of radius epsilon around `originals` and in [0, 1].
+
+    The perturbation is clipped to [0, 1] and then shortened where it is longer than epsilon: not always the nearest
+    such input, but as the originals lie in [0, 1], one with the clipped direction.
+    epsilon: float64 [N], in input units. No input ends outside its ball, not even by a rounding.
+    """
+    center = originals.double()
+    radius = epsilon.reshape(-1, *[1] * (originals.ndim - 1))
+    change = adversarial.double().clamp(0, 1) - center
+    length = torch.linalg.vector_norm(change.flatten(1), dim=1).reshape(radius.shape)
+    # Rounding to float32 moves each value by at most 2^-25, and the length by that times the root of their number.
+    reach = (radius - 2**-25 * originals[0].numel() ** 0.5).clamp_min(0) if len(originals) else radius
+    return (center + change * (reach / length.clamp_min(1e-30)).clamp(max=1)).float()
 
 
 def _perturbation(adversarial: Tensor, originals: Tensor) -> Tensor:

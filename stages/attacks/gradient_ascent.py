@@ -122,7 +122,7 @@ def attack_each_epsilon(
     starts depend on its place in the batch, not on the samples beside it.
     Raises ValueError if inputs or epsilons are outside [0, 1].
     """
-    table = checked_epsilons(inputs, epsilons)
+    table = checked_epsilons(inputs, epsilons, "linf")
     originals = inputs.detach()
     seed = _split(generator).initial_seed()
     queries = torch.zeros(table.shape, dtype=torch.int64, device=inputs.device)
@@ -139,7 +139,9 @@ def attack_each_epsilon(
                 candidates[asked] = _strongest(list(runs(ascent)), ascent, classifier)
                 queries[row, asked], backwards[row, asked] = ascent.forwards, ascent.backwards
             adversarial.append(candidates)
-    return judged(classifier, torch.stack(adversarial), inputs, labels, queries=queries, backwards=backwards)
+    return judged(
+        classifier, torch.stack(adversarial), inputs, labels, norm="linf", queries=queries, backwards=backwards
+    )
 
 
 def _unit_draw(inputs: Tensor, asked: Tensor, generator: torch.Generator) -> Tensor:

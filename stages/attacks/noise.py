@@ -22,11 +22,11 @@ def attack(
     Every epsilon scales the same draw from the unit ball: accuracies at two epsilons differ by the noise's size alone.
     Raises ValueError if inputs or epsilons are outside [0, 1].
     """
-    table = checked_epsilons(inputs, epsilons)
+    table = checked_epsilons(inputs, epsilons, NORM)
     noise = torch.rand(inputs.shape, generator=generator, dtype=torch.float64).to(inputs.device) * 2 - 1
     scales = table.reshape(*table.shape, *[1] * (inputs.ndim - 1))
     adversarial = torch.stack(
         [project_linf(inputs + scale * noise, inputs, row) for scale, row in zip(scales, table, strict=True)]
     )
     uncounted = torch.zeros(table.shape, dtype=torch.int64, device=inputs.device)
-    return judged(classifier, adversarial, inputs, labels, queries=uncounted, backwards=uncounted)
+    return judged(classifier, adversarial, inputs, labels, norm=NORM, queries=uncounted, backwards=uncounted)

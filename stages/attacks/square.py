@@ -42,7 +42,7 @@ def attack(
     not depend on which other samples and epsilons are asked for, as far as its logits do not.
     Raises ValueError if inputs are no images, or if inputs or epsilons are outside [0, 1].
     """
-    table = checked_epsilons(inputs, epsilons)
+    table = checked_epsilons(inputs, epsilons, NORM)
     if inputs.ndim != 4:
         raise ValueError(f"inputs: shape {list(inputs.shape)}: expected images [N, C, H, W]")
     sides = side_lengths(tuple(inputs.shape[2:]), queries, initial_fraction)
@@ -55,7 +55,7 @@ def attack(
                 originals, targets, radius = inputs[attacked], labels[attacked], radii[attacked]
                 adversarial[row, attacked] = _search(classifier, originals, targets, radius, draws.of(attacked), sides)
     asked = (table > 0) * queries
-    return judged(classifier, adversarial, inputs, labels, queries=asked, backwards=torch.zeros_like(asked))
+    return judged(classifier, adversarial, inputs, labels, norm=NORM, queries=asked, backwards=torch.zeros_like(asked))
 
 
 def side_lengths(image_size: tuple[int, int], queries: int, initial_fraction: float) -> list[int]:

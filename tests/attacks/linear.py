@@ -36,13 +36,34 @@ def centred_inputs(count: int, input_shape=(3, 4, 4), seed=1) -> torch.Tensor:
     return 0.4 + 0.2 * torch.rand(count, *input_shape, generator=generator)
 
 
-def boundary_distance(classifier: Classifier, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """L-infinity distance [N] to the nearest input of another class: the least margin / ||w_label - w_other||_1.
+def boundary_distance(
+    classifier: Classifier, inputs: torch.Tensor, labels: torch.Tensor, norm: str = "linf"
+) -> torch.Tensor:
+    """Distance [N] in a norm (l1, l2, linf) to the nearest input of another class, were there no box around inputs.
 
-    Negative where the classifier errs. By duality of the L1 and L-infinity norms.
+    The least margin / ||w_label - w_other|| in the dual norm; negative where the classifier errs.
     """
+    dual = {"l1": torch.inf, "l2": 2, "linf": 1}[norm]
     weights = classifier.network.last.weight.detach().double()
     logits = classifier(inputs).detach().double()
     margins = logits.gather(1, labels[:, None]) - logits
-    norms = (weights[labels][:, None] - weights).abs().sum(2)
+    norms = torch.linalg.vector_norm(weights[labels][:, None] - weights, dual, dim=2)
     return (margins / norms).masked_fill(norms == 0, torch.inf).amin(1)
+
+
+def least_changes(classifier: Classifier, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """L0 distance [N] to the nearest input of another class in [0, 1]: the least number of values to change, int64.
+
+    Toward each class, values are set to 0 or 1 in the order of what that gains.
+    """
+    weights = classifier.network.last.weight.detach().double()
+    logits = classifier(inputs).detach().double()
+    least = torch.full((len(inputs),), inputs[0].numel() + 1)
+    for other in range(len(weights)):
+        slopes = weights[other] - weights[labels]
+        gains = torch.maximum(slopes * (1 - inputs.flatten(1)), -slopes * inputs.flatten(1))
+        reached = gains.sort(1, descending=True).values.cumsum(1)
+        needed = logits.gather(1, labels[:, None]) - logits[:, [other]]
+        changes = (reached <= needed).sum(1) + 1
+        least = torch.where((labels != other) & (changes < least), changes, least)
+    return least
