@@ -140,6 +140,19 @@ use rule prepare as attack with:
         stage="attack",
 
 
+use rule prepare as probe with:
+    input:
+        inputs("probe"),
+    output:
+        "data/probes/{item}.parquet",
+    log:
+        "logs/probe/{item}.log",
+    benchmark:
+        "logs/probe/{item}.tsv"
+    params:
+        stage="probe",
+
+
 use rule prepare as score with:
     input:
         inputs("score"),
@@ -153,6 +166,19 @@ use rule prepare as score with:
         stage="score",
 
 
+use rule prepare as diagnose with:
+    input:
+        inputs("diagnose"),
+    output:
+        "data/diagnostics/{item}.parquet",
+    log:
+        "logs/diagnose/{item}.log",
+    benchmark:
+        "logs/diagnose/{item}.tsv"
+    params:
+        stage="diagnose",
+
+
 rule report:
     input:
         inputs("report", "all"),
@@ -163,6 +189,7 @@ rule report:
         "data/results/worst_case.csv",
         "data/results/metrics.json",
         "data/results/figures/accuracy_vs_epsilon.svg",
+        "data/results/figures/distance.svg",
         "data/results/figures/examples.svg",
         "data/results/figures/heatmap.svg",
         "data/results/figures/pareto.svg",

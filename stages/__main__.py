@@ -12,13 +12,17 @@ from typing import Any, TextIO
 
 from stages.ledger.errors import sentence
 
+PRESETS = Path(__file__).parent / "attacks/presets"
+
 RULES = {
     "prepare": "make a dataset's canonical arrays",
     "train": "train a float network",
     "defend": "train a float network with a defense",
     "quantize": "turn a float network into integers",
     "attack": "craft adversarial inputs against a network",
+    "probe": "test an attack: with twice its budget, and where an adversarial example is known to exist",
     "score": "judge a network on clean or adversarial inputs, one row a sample",
+    "diagnose": "say what quantization did to a network's gradients, logits and distance to the decision boundary",
     "report": "gather all scores into tables, figures and one page (ITEM is `all`)",
 }
 
@@ -32,6 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
             _plan(options.check)
         elif options.command == "summary":
             _summarise()
+        elif options.command == "attacks":
+            _list_attacks()
+        elif options.command == "preset":
+            print(preset(options.name), end="")
+        elif options.command == "tune":
+            _tune(options.count, options.doublings)
         elif options.command == "verify":
             return _verify(options.count, options.seed)
         elif options.command == "revouch":
@@ -66,6 +76,12 @@ def _parser(command: list[str]) -> argparse.ArgumentParser:
     plan = commands.add_parser("plan", help="write dvc.yaml and data/code.json from params.yaml and the code")
     plan.add_argument("--check", action="store_true", help="change nothing, fail if they are out of date")
     commands.add_parser("summary", help="print the end table of the last run")
+    commands.add_parser("attacks", help="list the attacks with their settings")
+    shown = commands.add_parser("preset", help="print the settings of published evaluations, for params.yaml")
+    shown.add_argument("name", choices=presets(), metavar="NAME", help=f"one of: {', '.join(presets())}")
+    tuning = commands.add_parser("tune", help="double the attacks' budgets while that helps, on validation data")
+    tuning.add_argument("--count", type=_count, default=200, help="how many validation samples (default 200)")
+    tuning.add_argument("--doublings", type=_count, default=6, help="at most how many times (default 6)")
     checks = {
         "verify": "hash again what dvc.lock names, and compute some scores again",
         "revouch": "carry results over to changed code, if a sample of them computed again is the same to the byte",
@@ -91,6 +107,36 @@ def _plan(check: bool) -> None:
         ledger.check_generated()
     else:
         ledger.write_generated()
+
+
+def presets() -> list[str]:
+    """Names of the published evaluations whose settings are in stages/attacks/presets/."""
+    return sorted(file.stem for file in PRESETS.glob("*.yaml"))
+
+
+def preset(name: str) -> str:
+    """The settings of a published evaluation, as YAML with its source."""
+    return (PRESETS / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _list_attacks() -> None:
+    from stages import plugins
+
+    for name in plugins.names("attacks"):
+        kind = "minimal norm" if plugins.is_minimal_norm(name) else "budgets"
+        knobs = plugins.knobs("attacks", name).model_fields
+        settings = ", ".join(f"{knob}: {field.default}" for knob, field in knobs.items())
+        print(f"{name:20} {plugins.norm(name):5} {plugins.threat(name):10} {kind:13} {settings}".rstrip())
+
+
+def _tune(count: int, doublings: int) -> None:
+    from stages.study import open_study
+
+    params = open_study().params
+    _fix_threads(params.threads)
+    from stages.tune import as_yaml, tune  # imports torch, which reads the number of threads then
+
+    print(as_yaml(tune(params, count, doublings)), end="")
 
 
 def _summarise() -> None:

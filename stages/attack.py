@@ -1,8 +1,10 @@
 """Crafts adversarial inputs: one variant, one attack, all epsilons."""
 
 import importlib
+import inspect
 import sys
 from dataclasses import fields
+from math import inf, sqrt
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +16,7 @@ from tqdm import tqdm
 from stages.artifacts.adversarial import AdversarialSet, save_adversarial_set
 from stages.artifacts.datasets import load_dataset
 from stages.artifacts.networks import load_classifier
+from stages.attacks.attacked import Attacked
 from stages.attacks.grid import to_digital
 from stages.attacks.result import AttackResult, judged
 from stages.classifier import Classifier
@@ -30,22 +33,27 @@ BATCH_SIZE = 100
 def run(task, params, outputs) -> None:
     """Attack the evaluated test samples of the task's variant, and write the adversarial set.
 
-    Iterative attacks also run at epsilon 1. On the digital grid, success and distances are those of the rounded inputs.
+    Iterative attacks also run at the norm's full range. On the digital grid, success and distances are those of the
+    rounded inputs.
     """
     device = configure(params)
     evaluation = params.values["evaluation"]
-    plugin = importlib.import_module(f"stages.attacks.{task.attack}")
+    plugin = importlib.import_module(f"stages.attacks.{task.plugin}")
     test = load_dataset(Path(f"{task.variant.prepared}.safetensors")).test
     samples = evaluation_samples(test.labels, evaluation["samples"])
-    epsilons = attacked_epsilons(evaluation["epsilons"], plugin)
+    minimal = is_minimal_norm(plugin)
+    epsilons = [inf] if minimal else attacked_epsilons(evaluation["epsilons"][plugin.NORM], plugin)
+    digital = evaluation["grid"] == "digital"
+    classifier = load_classifier(Path(task.variant.network), device)
+    threat, eot_samples = threat_of(plugin, classifier, evaluation["eot_samples"])
     result = craft(
         plugin,
-        load_classifier(Path(task.variant.network), device),
+        Attacked(classifier, digital=digital, eot_samples=eot_samples),
         as_input(torch.from_numpy(test.inputs[samples]).to(device)),
         torch.from_numpy(test.labels[samples]).to(device),
         epsilons=epsilons,
-        knobs=params.values["attacks"][task.attack],
-        digital=evaluation["grid"] == "digital",
+        knobs={name: value for name, value in params.values["attacks"][task.attack].items() if name != "attack"},
+        digital=digital,
         name=task.job.item,
     )
     arrays = {field.name: getattr(result, field.name).cpu().numpy() for field in fields(result)}
@@ -53,7 +61,9 @@ def run(task, params, outputs) -> None:
         variant=task.variant.parts,
         attack=task.attack,
         norm=plugin.NORM,
-        threat=plugin.THREAT,
+        minimal_norm=minimal,
+        threat=threat,
+        eot_samples=eot_samples,
         grid=evaluation["grid"],
         epsilons=epsilons,
         forwards=arrays["queries"].mean(1).tolist(),
@@ -67,8 +77,26 @@ def run(task, params, outputs) -> None:
 
 
 def attacked_epsilons(epsilons: list[float], plugin: ModuleType) -> list[float]:
-    """The epsilons of the study, and 1 for an iterative attack, whose success there shows that its gradients work."""
-    return [*epsilons, *([FULL_RANGE] if plugin.ITERATIVE and FULL_RANGE not in epsilons else [])]
+    """The epsilons of the study, and for an iterative attack that of any input, where success shows that it works."""
+    return [*epsilons, *([FULL_RANGE[plugin.NORM]] if plugin.ITERATIVE else [])]
+
+
+def is_minimal_norm(plugin: ModuleType) -> bool:
+    """Whether an attack looks for the nearest adversarial input, and so takes no epsilons."""
+    return "epsilons" not in inspect.signature(plugin.attack).parameters
+
+
+def threat_of(plugin: ModuleType, classifier: Classifier, eot_samples: int) -> tuple[str, int]:
+    """What the attacker sees, and how many draws its gradients average: one where the classifier is not random.
+
+    An attacker who averages over a random classifier's draws is adaptive. Without gradients there is nothing to
+    average.
+    """
+    if plugin.THREAT != "white_box":
+        return plugin.THREAT, 0
+    if classifier.stochastic and eot_samples > 1:
+        return "adaptive", eot_samples
+    return plugin.THREAT, 1
 
 
 def craft(
@@ -82,26 +110,10 @@ def craft(
     digital: bool,
     name: str,
 ) -> AttackResult:
-    """The attack's result [E, N] on inputs [N, C, H, W], batch by batch; random parts are seeded by `name`."""
+    """The attack's result [E, N] on inputs [N, C, H, W], batch by batch; random parts are seeded by `name`.
 
-    def attack_batch(epsilon: float, start: int) -> AttackResult:
-        originals, targets = inputs[start : start + BATCH_SIZE], labels[start : start + BATCH_SIZE]
-        generator = torch.Generator().manual_seed(seed_of(name, f"attack from sample {start}"))
-        asked = torch.tensor([epsilon], dtype=torch.float64)
-        result = plugin.attack(classifier, originals, targets, epsilons=asked, generator=generator, **knobs)
-        if not digital:
-            return result
-        rounded = to_digital(result.inputs, originals, epsilon)
-        return judged(
-            classifier,
-            rounded,
-            originals,
-            targets,
-            norm=plugin.NORM,
-            queries=result.queries,
-            backwards=result.backwards,
-        )
-
+    An infinite epsilon is a ball that holds all inputs, or what a minimal-norm attack finds.
+    """
     starts = range(0, len(inputs), BATCH_SIZE)
     interval = 0.5 if sys.stderr.isatty() else 20
     with tqdm(total=len(epsilons) * len(starts), desc=name, unit="batch", mininterval=interval) as progress:
@@ -109,10 +121,38 @@ def craft(
         for epsilon in epsilons:
             batches = []
             for start in starts:
-                batches.append(attack_batch(epsilon, start))
+                batch = inputs[start : start + BATCH_SIZE], labels[start : start + BATCH_SIZE]
+                seed = seed_of(name, f"attack from sample {start}")
+                batches.append(
+                    craft_batch(plugin, classifier, *batch, epsilon=epsilon, knobs=knobs, digital=digital, seed=seed)
+                )
                 progress.update()
             rows.append(_joined(batches, dim=1))
     return _joined(rows, dim=0)
+
+
+def craft_batch(
+    plugin: ModuleType,
+    classifier: Classifier,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    knobs: dict[str, Any],
+    digital: bool,
+    seed: int,
+) -> AttackResult:
+    """The attack's result [1, N] on one batch [N, C, H, W] at one epsilon; where digital, of the rounded inputs."""
+    unlimited = sqrt(inputs[0].numel())  # the diagonal of [0, 1]^D
+    asked = {"epsilons": torch.tensor([min(epsilon, unlimited)], dtype=torch.float64)}
+    budget = {} if is_minimal_norm(plugin) else asked
+    generator = torch.Generator().manual_seed(seed)
+    result = plugin.attack(classifier, inputs, labels, **budget, generator=generator, **knobs)
+    if not digital:
+        return result
+    rounded = to_digital(result.inputs, inputs, epsilon, plugin.NORM)
+    effort = {"queries": result.queries, "backwards": result.backwards}
+    return judged(classifier, rounded, inputs, labels, norm=plugin.NORM, **effort)
 
 
 def _joined(results: list[AttackResult], dim: int) -> AttackResult:

@@ -17,9 +17,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from stages import plugins
-from stages.knobs import Count, Epsilon, Fraction, NonNegative, NonNegativeInt, Positive
+from stages.knobs import FULL_RANGE, Budget, Count, Fraction, NonNegative, NonNegativeInt, Positive
 
 FLOAT_SCHEME = "fp32"  # the float network itself, hence no file of schemes/
+
+
+PLUGIN = "attack"  # the setting of an attack that names its file, where the attack has another name
 
 
 class ParamsError(ValueError):
@@ -64,6 +67,7 @@ DefenseName = Annotated[str, _known("defenses")]
 Knobs = Annotated[dict[str, Any], BeforeValidator(_empty_section)]
 UNIQUE = AfterValidator(_unique)
 SOME = Field(min_length=1)
+Norm = Literal[plugins.NORMS]
 
 
 class Section(BaseModel):
@@ -123,10 +127,12 @@ class Training(Section):
 
 
 class Evaluation(Section):
-    epsilons: Annotated[list[Epsilon], SOME]
-    headline_epsilon: Epsilon
+    epsilons: Annotated[dict[Norm, Annotated[list[Budget], SOME]], SOME]
+    headline_epsilon: dict[Norm, Budget]
     samples: Count
     grid: Literal["digital", "pre_quantizer"]
+    eot_samples: Count
+    extended: bool
     transfer: Annotated[list[str], UNIQUE]
 
 
@@ -151,6 +157,8 @@ class Overrides(Section):
     defend: Override = Override()
     quantize: Override = Override()
     attack: Override = Override()
+    probe: Override = Override()
+    diagnose: Override = Override()
     score: Override = Override()
     report: Override = Override()
 
@@ -198,6 +206,10 @@ class Params(Section):
     def values(self) -> dict[str, Any]:
         """The settings as nested dicts with the keys that the file writes; epsilons are numbers, null sections {}."""
         return self.model_dump(exclude_unset=True)
+
+    def plugin(self, attack: str) -> str:
+        """The file of stages/attacks/ that an entry of `attacks` runs: the one of its name, or what it says."""
+        return self.attacks[attack].get(PLUGIN, attack)
 
     @property
     def written(self) -> dict[str, Any]:
@@ -250,13 +262,17 @@ def _check_knobs(written: dict[str, Any], faults: list[str]) -> dict[str, dict[s
         section = written.get(kind)
         checked[kind] = {}
         for name, given in section.items() if isinstance(section, dict) else ():
-            if name not in plugins.names(kind):
-                faults.append(f"{kind}.{name}: is unknown{_nearest(name, plugins.names(kind))}")
+            alias = {PLUGIN: given[PLUGIN]} if kind == "attacks" and isinstance(given, dict) and PLUGIN in given else {}
+            plugin, known = alias.get(PLUGIN, name), plugins.names(kind)
+            if plugin not in known:
+                unknown = f"attacks.{name}.{PLUGIN}: {plugin!r}" if alias else f"{kind}.{name}:"
+                faults.append(f"{unknown} is unknown{_nearest(plugin, known)}")
             elif given is None or isinstance(given, dict):
+                knobs = {key: value for key, value in (given or {}).items() if key not in alias}
                 try:
-                    checked[kind][name] = plugins.settings(kind, name, given or {})
+                    checked[kind][name] = alias | plugins.settings(kind, plugin, knobs)
                 except ValidationError as error:
-                    faults += _sentences(error, plugins.knobs(kind, name), (kind, name))
+                    faults += _sentences(error, plugins.knobs(kind, plugin), (kind, name))
     return checked
 
 
@@ -314,21 +330,44 @@ def _misfit(dataset: str, model: str) -> Iterator[str]:
 
 
 def _impossible_epsilons(params: Params) -> Iterator[str]:
-    epsilons, headline = params.evaluation.epsilons, params.evaluation.headline_epsilon
-    written = params.written["evaluation"]
+    budgets, headlines = params.evaluation.epsilons, params.evaluation.headline_epsilon
+    norms = {name: plugins.norm(params.plugin(name)) for name in params.attacks}
+    for name, norm in norms.items():
+        if norm not in budgets:
+            yield f"evaluation.epsilons: {list(budgets)} should also have {norm!r}, the norm of attacks.{name}"
+    for norm in budgets:
+        if norm not in norms.values():
+            yield f"evaluation.epsilons.{norm}: no attack has this norm, expected those of attacks: {_listed(norms)}"
+    if set(headlines) != set(budgets):
+        expected = f"the norms of evaluation.epsilons: {', '.join(budgets)}"
+        yield f"evaluation.headline_epsilon: {list(headlines)} should have {expected}"
+    for norm, epsilons in budgets.items():
+        yield from _impossible_budgets(params, norm, epsilons)
+
+
+def _listed(norms: dict[str, str]) -> str:
+    return ", ".join(sorted(set(norms.values())))
+
+
+def _impossible_budgets(params: Params, norm: str, epsilons: list[float]) -> Iterator[str]:
+    key, evaluation = f"evaluation.epsilons.{norm}", params.written["evaluation"]
+    written, headline = evaluation["epsilons"][norm], params.evaluation.headline_epsilon.get(norm)
     if epsilons != sorted(set(epsilons)):
-        yield f"evaluation.epsilons: {written['epsilons']} should be ascending, each value once"
-    if 1 in epsilons:
-        yield "evaluation.epsilons: 1 should be left out, since iterative attacks run there by themselves as a check"
-    if headline not in epsilons:
-        yield f"evaluation.headline_epsilon: {written['headline_epsilon']!r} should be one of evaluation.epsilons"
-    if params.evaluation.grid == "digital":
-        for index, epsilon in enumerate(epsilons):
-            if round(epsilon * 255) / 255 != epsilon:
-                yield (
-                    f"evaluation.epsilons.{index}: {written['epsilons'][index]!r} should be a multiple of 1/255, "
-                    "written like 8/255, since evaluation.grid is 'digital'"
-                )
+        yield f"{key}: {written} should be ascending, each value once"
+    if norm == "linf" and FULL_RANGE[norm] in epsilons:
+        yield f"{key}: 1 should be left out, since iterative attacks run there by themselves as a check"
+    if headline is not None and headline not in epsilons:
+        yield (f"evaluation.headline_epsilon.{norm}: {evaluation['headline_epsilon'][norm]!r} should be one of {key}")
+    if headline == 0 and params.evaluation.extended:
+        yield f"evaluation.headline_epsilon.{norm}: 0 should be above 0, where evaluation.extended tests attacks"
+    for index, epsilon in enumerate(epsilons):
+        if epsilon > FULL_RANGE[norm]:
+            yield f"{key}.{index}: {written[index]!r} should be below 1, the largest change that an input can take"
+        elif norm == "linf" and params.evaluation.grid == "digital" and round(epsilon * 255) / 255 != epsilon:
+            yield (
+                f"{key}.{index}: {written[index]!r} should be a multiple of 1/255, written like 8/255, since "
+                "evaluation.grid is 'digital'"
+            )
 
 
 def _impossible_counts(params: Params, dataset: str) -> Iterator[str]:
@@ -358,5 +397,7 @@ def _impossible_transfer(params: Params) -> Iterator[str]:
         key = f"evaluation.transfer.{index}: {name!r}"
         if name not in params.attacks:
             yield f"{key} is not listed in attacks{_nearest(name, list(params.attacks))}"
-        elif (threat := plugins.threat(name)) != "white_box":
+        elif (threat := plugins.threat(params.plugin(name))) != "white_box":
             yield f"{key} has the threat {threat!r}, expected an attack with 'white_box', crafted on the surrogate"
+        elif params.attacks[name].get("stop_when_broken"):
+            yield f"{key} has stop_when_broken, expected an attack at full effort: sets that stop early do not transfer"

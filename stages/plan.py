@@ -14,7 +14,7 @@ UNDEFENDED = "none"
 CLEAN = "clean"  # the score of unperturbed inputs, named like an attack
 SUFFIXES = (".json", ".safetensors")
 RESULTS = "data/results"
-FIGURES = ("accuracy_vs_epsilon", "examples", "heatmap", "pareto", "transfer")
+FIGURES = ("accuracy_vs_epsilon", "distance", "examples", "heatmap", "pareto", "transfer")
 WORST_CASE = f"{RESULTS}/worst_case.csv"
 
 
@@ -69,6 +69,15 @@ class Variant:
         """The path, without the suffix, of the set that an attack crafts on it."""
         return f"data/adversarial/{self.name}-{attack}"
 
+    def probe(self, attack: str) -> str:
+        """The path, without the suffix, of what an attack did when it was run again on it to be tested."""
+        return f"data/probes/{self.name}-{attack}"
+
+    @property
+    def diagnostics(self) -> str:
+        """The path, without the suffix, of what quantization did to it."""
+        return f"data/diagnostics/{self.name}"
+
     def score(self, attack: str) -> str:
         """The path, without the suffix, of its scores under an attack, or "clean"."""
         return f"data/scores/{self.name}-{attack}"
@@ -82,6 +91,7 @@ class Task:
     dataset: str | None = None  # None: the report, about all of them
     variant: Variant | None = None  # None: prepare and report
     attack: str | None = None  # an attack, "clean" for scores of clean inputs, None elsewhere
+    plugin: str | None = None  # the attack's file of stages/attacks/
     surrogates: tuple[Variant, ...] = ()  # whose sets are replayed on the variant
 
     @property
@@ -133,10 +143,12 @@ def tasks(params: Params) -> list[Task]:
         *(_prepare(dataset) for dataset in dict.fromkeys(variant.dataset for variant in attacked)),
         *(_network(params, variant) for variant in networks(params)),
         *(_score_clean(variant) for variant in attacked),
-        *(_attack(variant, attack) for variant, attack in scored),
+        *(_attack(params, variant, attack) for variant, attack in scored),
         *(_score(params, variant, attack) for variant, attack in scored),
+        *(_probe(params, variant, attack) for variant, attack in scored if _is_probed(params, attack)),
+        *(_diagnose(params, variant) for variant in attacked if params.evaluation.extended),
     ]
-    return [*made, _report(params, [task for task in made if task.job.rule == "score"])]
+    return [*made, _report(params, [task for task in made if task.job.rule in ("score", "probe")])]
 
 
 def dvc_plots(params: Params) -> list[dict[str, Any]]:
@@ -210,35 +222,79 @@ def _score_clean(variant: Variant) -> Task:
     return Task(job, variant.dataset, variant, CLEAN)
 
 
-def _attack(variant: Variant, attack: str) -> Task:
-    evaluation = ("evaluation.epsilons", "evaluation.samples", "evaluation.grid")
+def _attack(params: Params, variant: Variant, attack: str) -> Task:
+    plugin = params.plugin(attack)
+    evaluation = ["evaluation.samples", "evaluation.grid", "evaluation.eot_samples"]
+    if not plugins.is_minimal_norm(plugin):
+        evaluation.append(_budgets(plugin))
     job = Job(
         item=f"{variant.name}-{attack}",
         inputs=_files(variant.prepared, variant.network),
         params=("device", "threads", *evaluation, f"attacks.{attack}"),
         outputs=_files(variant.adversarial(attack)),
-        **_code("attack", attacks=attack, models=variant.model),
+        **_code("attack", attacks=plugin, models=variant.model),
     )
-    return Task(job, variant.dataset, variant, attack)
+    return Task(job, variant.dataset, variant, attack, plugin)
+
+
+def _budgets(plugin: str) -> str:
+    return f"evaluation.epsilons.{plugins.norm(plugin)}"
 
 
 def _score(params: Params, variant: Variant, attack: str) -> Task:
     replayed = surrogates(params, variant) if attack in params.evaluation.transfer else []
     sets = [crafted_on.adversarial(attack) for crafted_on in (variant, *replayed)]
+    plugin = params.plugin(attack)
+    # What a minimal-norm attack found is judged at every budget here, an attack with budgets ran at each of them.
+    settings = ["device", "threads", *([_budgets(plugin)] if plugins.is_minimal_norm(plugin) else [])]
     job = Job(
         item=f"{variant.name}-{attack}",
         inputs=_files(variant.prepared, variant.network, *sets),
-        params=("device", "threads"),
+        params=tuple(settings),
         outputs=(variant.score(attack) + ".parquet",),
         **_code("score", models=variant.model),
     )
-    return Task(job, variant.dataset, variant, attack, tuple(replayed))
+    return Task(job, variant.dataset, variant, attack, plugin, tuple(replayed))
 
 
-def _report(params: Params, scores: list[Task]) -> Task:
+def _is_probed(params: Params, attack: str) -> bool:
+    """Whether an attack is run again to be tested: where it has a budget to double, or a gradient that may mislead."""
+    plugin = params.plugin(attack)
+    has_budget = "BUDGET" in plugins.constants("attacks", plugin)
+    threat = plugins.threat(plugin)
+    return params.evaluation.extended and threat != "noise" and (has_budget or threat == "white_box")
+
+
+def _probe(params: Params, variant: Variant, attack: str) -> Task:
+    plugin = params.plugin(attack)
+    evaluation = ("samples", "grid", "eot_samples", f"headline_epsilon.{plugins.norm(plugin)}")
+    job = Job(
+        item=f"{variant.name}-{attack}",
+        inputs=_files(variant.prepared, variant.network),
+        params=("device", "threads", *(f"evaluation.{key}" for key in evaluation), f"attacks.{attack}"),
+        outputs=(variant.probe(attack) + ".parquet",),
+        **_code("probe", attacks=plugin, models=variant.model),
+    )
+    return Task(job, variant.dataset, variant, attack, plugin)
+
+
+def _diagnose(params: Params, variant: Variant) -> Task:
+    # Without a headline epsilon in linf, nothing is attacked with a budget.
+    budget = ["evaluation.headline_epsilon.linf"] if "linf" in params.evaluation.headline_epsilon else []
+    job = Job(
+        item=variant.name,
+        inputs=_files(*dict.fromkeys([variant.prepared, variant.float_variant.network, variant.network])),
+        params=("device", "threads", "evaluation.samples", *budget),
+        outputs=(variant.diagnostics + ".parquet",),
+        **_code("diagnose", models=variant.model),
+    )
+    return Task(job, variant.dataset, variant)
+
+
+def _report(params: Params, judgements: list[Task]) -> Task:
     shown = _shown(params)
     inputs = [
-        *(output for task in scores for output in task.job.outputs),
+        *(output for task in judgements for output in task.job.outputs),
         *(variant.network + ".json" for variant in variants(params)),
         *_files(*(variant.adversarial(attack) for variant, attack in shown)),
         *_files(*dict.fromkeys(variant.prepared for variant, _ in shown)),
@@ -263,10 +319,12 @@ def _shown(params: Params) -> list[tuple[Variant, str]]:
     first = variants(params)[0]
     comparable = [first, *surrogates(params, first)]
     undefended = [variant for variant in comparable if variant.defense == UNDEFENDED]
-    by_sight = sorted(params.attacks, key=lambda name: plugins.THREATS.index(plugins.threat(name)))
-    white_box = [name for name in by_sight if plugins.threat(name) == "white_box"]
-    iterative = [name for name in white_box if plugins.constant("attacks", name, "ITERATIVE")]
-    attack = (iterative or by_sight)[0]
+    used = {name: params.plugin(name) for name in params.attacks}
+    by_sight = sorted(used, key=lambda name: plugins.THREATS.index(plugins.threat(used[name])))
+    budgeted = [name for name in by_sight if not plugins.is_minimal_norm(used[name])]
+    white_box = [name for name in budgeted if plugins.threat(used[name]) == "white_box"]
+    iterative = [name for name in white_box if plugins.constant("attacks", used[name], "ITERATIVE")]
+    attack = (iterative or budgeted or by_sight)[0]
     return [(variant, attack) for variant in undefended or comparable]
 
 

@@ -49,6 +49,9 @@ OPERATORS = {
 # What the attacker of an attack sees: the network with its gradients, its logits alone, nothing.
 THREATS = ("white_box", "black_box", "noise")
 
+# What the size of a perturbation is measured in.
+NORMS = ("l0", "l1", "l2", "linf")
+
 NAMED_TYPES = ("Count", "Epsilon", "Fraction", "NonNegative", "NonNegativeInt", "Positive")
 ANNOTATIONS = {
     **{kind.__name__: kind for kind in (bool, float, int, list, str)},
@@ -87,6 +90,20 @@ def threat(attack: str) -> str:
     if found not in THREATS:
         raise PluginError(f"{source('attacks', attack)}: THREAT is {found!r}, expected one of {', '.join(THREATS)}.")
     return found
+
+
+def norm(attack: str) -> str:
+    """The NORM of an attack; PluginError where it is none of `NORMS`."""
+    found = constant("attacks", attack, "NORM")
+    if found not in NORMS:
+        raise PluginError(f"{source('attacks', attack)}: NORM is {found!r}, expected one of {', '.join(NORMS)}.")
+    return found
+
+
+def is_minimal_norm(attack: str) -> bool:
+    """Whether an attack looks for the nearest adversarial input, and so takes no epsilons."""
+    arguments = _function("attacks", _plugin_file("attacks", attack)).args
+    return "epsilons" not in {argument.arg for argument in arguments.kwonlyargs}
 
 
 def knobs(kind: str, name: str) -> type[BaseModel]:

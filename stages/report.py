@@ -17,6 +17,7 @@ from stages.metrics.results import (
     worst_case_table,
 )
 from stages.reporting import examples
+from stages.reporting.distances import distances
 from stages.reporting.figures import FIGURES, groups, svg
 from stages.reporting.page import page
 
@@ -27,16 +28,17 @@ def run(task, params, outputs) -> None:
     """Write every product of the report job.
 
     Raises:
-        ValueError: the plan asks for a product that the report does not make, or an adversarial set lacks the headline
-            epsilon.
+        ValueError: the plan asks for a product that the report does not make, or an adversarial set of an attack with
+            budgets lacks its norm's headline epsilon.
     """
     job = task.job
     settings = _used(job, params)
-    headline = settings["evaluation"]["headline_epsilon"]
+    headlines = settings["evaluation"]["headline_epsilon"]
     scores = pd.concat([pd.read_parquet(file) for file in _inputs(job, "scores", ".parquet")], ignore_index=True)
+    probes = [pd.read_parquet(file) for file in _inputs(job, "probes", ".parquet")]
     networks = [json.loads(file.read_text()) for folder in NETWORK_FOLDERS for file in _inputs(job, folder, ".json")]
-    strip = _strip(job, scores, headline, settings["report"]["examples"])
-    texts = _texts(scores, networks, strip, headline, settings)
+    strip = _strip(job, scores, headlines, settings["report"]["examples"])
+    texts = _texts(scores, probes, networks, strip, headlines, settings)
     for product in job.products:
         name = Path(product).name
         if name not in texts:
@@ -47,12 +49,19 @@ def run(task, params, outputs) -> None:
 
 
 def _texts(
-    scores: pd.DataFrame, networks: list[dict], strip: list[examples.Row], headline: float, settings: dict
+    scores: pd.DataFrame,
+    probes: list[pd.DataFrame],
+    networks: list[dict],
+    strip: list[examples.Row],
+    headlines: dict[str, float],
+    settings: dict,
 ) -> dict[str, str]:
-    """What each product holds, by file name."""
-    table = results(scores, settings["report"]["quality_targets"])
+    """What each product holds, by file name. The headline numbers are those of the first norm with budgets."""
+    norm = next(iter(headlines))
+    probed = pd.concat(probes, ignore_index=True) if probes else None
+    table = results(scores, settings["report"]["quality_targets"], probed)
     variants = variants_table(networks)
-    drawn = groups(table, variants, headline)
+    drawn = groups(table, variants, headlines, distances(scores, table))
     figures = {
         f"{name}.svg": svg([(group.title, figure(group)) for group in drawn], "Nothing to draw.")
         for name, figure in FIGURES.items()
@@ -61,9 +70,9 @@ def _texts(
         "examples.svg": svg([("", examples.chart(strip))], "No adversarial images to show."),
         "results.csv": csv_text(table),
         "variants.csv": csv_text(variants),
-        "worst_case.csv": csv_text(worst_case_table(table)),
-        "metrics.json": json.dumps(metrics(table, headline), indent=2) + "\n",
-        "report.html": page(table, drawn, strip, settings["study"], headline, settings),
+        "worst_case.csv": csv_text(worst_case_table(table, norm)),
+        "metrics.json": json.dumps(metrics(table, norm, headlines[norm]), indent=2) + "\n",
+        "report.html": page(table, drawn, strip, settings["study"], settings),
     }
 
 
@@ -83,35 +92,38 @@ def _inputs(job, folder: str, suffix: str) -> list[Path]:
     return [Path(file) for file in job.inputs if Path(file).parent.name == folder and Path(file).suffix == suffix]
 
 
-def _strip(job, scores: pd.DataFrame, headline: float, count: int) -> list[examples.Row]:
+def _strip(job, scores: pd.DataFrame, headlines: dict[str, float], count: int) -> list[examples.Row]:
     """The images of the adversarial sets among the inputs, all of one dataset, model and seed."""
     files = _inputs(job, "adversarial", ".safetensors")
     if not files:
         return []
-    sets = []
-    for file in files:
-        adversarial = load_adversarial_set(file)
-        sets.append(_at(adversarial, headline, file))
-        variant = adversarial.variant
-    shared = (scores[["dataset", "model", "seed"]] == [variant["dataset"], variant["model"], variant["seed"]]).all(
-        axis=1
-    )
-    (prepared,) = (file for file in _inputs(job, "prepared", ".safetensors") if file.stem == variant["dataset"])
+    loaded = {file: load_adversarial_set(file) for file in files}
+    shared = {key: loaded[files[0]].variant[key] for key in ("dataset", "model", "seed")}
+    (prepared,) = (file for file in _inputs(job, "prepared", ".safetensors") if file.stem == shared["dataset"])
     dataset = load_dataset(prepared)
-    return examples.strip(sets, dataset.test.inputs, dataset.test.labels, dataset.classes, scores[shared], count)
+    images, labels = dataset.test.inputs, dataset.test.labels
+    sets = [_at(headlines[found.norm], found, images, file) for file, found in loaded.items()]
+    mine = (scores[list(shared)] == list(shared.values())).all(axis=1)
+    return examples.strip(sets, images, labels, dataset.classes, scores[mine], count)
 
 
-def _at(adversarial: AdversarialSet, headline: float, file: Path) -> examples.ShownSet:
-    (matching,) = np.nonzero(np.isclose(adversarial.epsilons, headline, rtol=0, atol=EPSILON_TOLERANCE))
-    if not len(matching):
-        raise ValueError(
-            f"{file}: epsilons: {adversarial.epsilons}, expected the headline epsilon {headline:.6g} there"
-        )
+def _at(headline: float, adversarial: AdversarialSet, images: np.ndarray, file: Path) -> examples.ShownSet:
+    """The set at the headline epsilon; `images` are the test images, uint8 [N, C, H, W]."""
+    if adversarial.minimal_norm:
+        inputs = adversarial.within(headline, images[adversarial.samples] / np.float32(255))
+    else:
+        (matching,) = np.nonzero(np.isclose(adversarial.epsilons, headline, rtol=0, atol=EPSILON_TOLERANCE))
+        if not len(matching):
+            raise ValueError(
+                f"{file}: epsilons: {adversarial.epsilons}, expected the headline epsilon {headline:.6g} there"
+            )
+        inputs = adversarial.inputs[matching[0]]
     return examples.ShownSet(
         scheme=adversarial.variant["scheme"],
         defense=adversarial.variant["defense"],
         attack=adversarial.attack,
+        norm=adversarial.norm,
         epsilon=headline,
         samples=adversarial.samples,
-        inputs=adversarial.inputs[matching[0]],
+        inputs=inputs,
     )

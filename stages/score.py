@@ -1,5 +1,6 @@
 """Scores a network: one row a sample, for clean inputs or for the adversarial inputs of one attack."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from stages.artifacts.adversarial import AdversarialSet, load_adversarial_set
 from stages.artifacts.datasets import load_dataset
 from stages.artifacts.networks import load_classifier
 from stages.artifacts.scores import save_scores
-from stages.attacks.distances import l0, l2, linf
+from stages.attacks.distances import DISTANCES
+from stages.attacks.grid import nearest_levels
 from stages.classifier import Classifier, evaluating
 from stages.datasets.arrays import Split, evaluation_samples
-from stages.datasets.tensors import as_input
+from stages.datasets.tensors import LEVELS, as_input
 from stages.knobs import FULL_RANGE
 from stages.runtime import configure
 from stages.seeds import seed_of
@@ -33,8 +35,8 @@ def run(task, params, outputs) -> None:
         evaluated = evaluation_samples(test.labels, params.values["evaluation"]["samples"])
         rows = clean_rows(classifier, test, evaluated, device, seed_of(task.job.item, "gradient view"))
     else:
-        rows = attacked_rows(classifier, test, task, device)
-    scores = rows.assign(**task.variant.parts, flips=0)
+        rows = attacked_rows(classifier, test, task, device, params.values.get("evaluation", {}).get("epsilons", {}))
+    scores = rows.assign(**task.variant.parts, flips=0, stochastic=classifier.stochastic)
     save_scores(outputs.path(task.job.outputs[0]), scores)
 
 
@@ -48,26 +50,40 @@ def clean_rows(
     norms[evaluated] = gradient_norms(
         classifier, as_input(torch.from_numpy(test.inputs[evaluated]).to(device)), labels, generator
     )
-    facts = {"threat": "clean", "attack": "clean", "norm": "", "grid": "", "surrogate": "", "epsilon": 0.0}
-    effort = {"forwards": 1.0, "backwards": 0.0}
-    unperturbed = {"l0": 0, "l2": 0.0, "linf": 0.0}
+    facts = {
+        "threat": "clean",
+        "attack": "clean",
+        "norm": "",
+        "minimal_norm": False,
+        "grid": "",
+        "surrogate": "",
+        "epsilon": 0.0,
+    }
+    effort = {"forwards": 1.0, "backwards": 0.0, "eot_samples": 0}
+    unperturbed = dict.fromkeys(DISTANCES, 0.0)
     prediction = predictions(classifier, as_input(torch.from_numpy(test.inputs).to(device)))
     judgement = _judgement(np.arange(len(test)), test.labels, prediction)
     return pd.DataFrame(judgement | facts | effort | unperturbed | {"gradient_norm": norms})
 
 
-def attacked_rows(classifier: Classifier, test: Split, task, device: torch.device) -> pd.DataFrame:
-    """Scores of the set crafted on the task's variant, then of each set crafted on a surrogate."""
+def attacked_rows(
+    classifier: Classifier, test: Split, task, device: torch.device, budgets: dict[str, list[float]]
+) -> pd.DataFrame:
+    """Scores of the set crafted on the task's variant, then of each set crafted on a surrogate.
+
+    A minimal-norm attack's sets are scored as they are (epsilon infinite), and at each epsilon of their norm in
+    `budgets`.
+    """
     own = load_adversarial_set(Path(f"{task.variant.adversarial(task.attack)}.safetensors"))
-    frames = [_set_rows(classifier, test, own, range(len(own.epsilons)), device, threat=own.threat, surrogate="")]
+    unrounded = own.grid == "pre_quantizer"
+    seen = _rounded if unrounded and not task.variant.is_float else _as_crafted
+    frames = [_set_rows(classifier, test, own, budgets, seen, device, threat=own.threat, surrogate="")]
     for surrogate in task.surrogates:
         replayed = load_adversarial_set(Path(f"{surrogate.adversarial(task.attack)}.safetensors"))
-        # The full range tests an attack on the network that it was crafted on.
-        rows = [row for row, epsilon in enumerate(replayed.epsilons) if epsilon != FULL_RANGE]
-        frames.append(_set_rows(classifier, test, replayed, rows, device, threat="transfer", surrogate=surrogate.name))
+        facts = {"threat": "transfer", "surrogate": surrogate.name}
+        frames.append(_set_rows(classifier, test, replayed, budgets, seen, device, **facts))
     # A float network has no input quantizer for a perturbation to come before.
-    no_grid = task.variant.is_float and own.grid == "pre_quantizer"
-    grid = "" if no_grid else own.grid
+    grid = "" if unrounded and task.variant.is_float else own.grid
     return pd.concat(frames, ignore_index=True).assign(grid=grid, gradient_norm=np.nan)
 
 
@@ -97,26 +113,52 @@ def _set_rows(
     classifier: Classifier,
     test: Split,
     adversarial_set: AdversarialSet,
-    rows: list[int] | range,
+    budgets: dict[str, list[float]],
+    seen: Callable[[Tensor], Tensor],
     device: torch.device,
     **threat: str,
 ) -> pd.DataFrame:
+    """Scores of one adversarial set; sizes are those of the perturbation that the network has `seen`."""
     samples, labels = adversarial_set.samples, adversarial_set.labels
     originals = as_input(torch.from_numpy(test.inputs[samples]).to(device))
     frames = []
-    for row in rows:
-        inputs = torch.from_numpy(adversarial_set.inputs[row]).to(device, memory_format=torch.channels_last)
+    for epsilon, row, crafted in _by_epsilon(adversarial_set, budgets, originals.cpu().numpy()):
+        # The full range tests a budget attack on the network that it was crafted on.
+        if threat["surrogate"] and epsilon == FULL_RANGE[adversarial_set.norm] and not adversarial_set.minimal_norm:
+            continue
+        inputs = torch.from_numpy(crafted).to(device, memory_format=torch.channels_last)
         facts = {
             "attack": adversarial_set.attack,
             "norm": adversarial_set.norm,
-            "epsilon": adversarial_set.epsilons[row],
+            "minimal_norm": adversarial_set.minimal_norm,
+            "epsilon": epsilon,
             "forwards": adversarial_set.forwards[row],
             "backwards": adversarial_set.backwards[row],
+            "eot_samples": adversarial_set.eot_samples,
         }
-        sizes = {distance.__name__: distance(inputs, originals).cpu().numpy() for distance in (l0, l2, linf)}
+        sizes = {norm: distance(seen(inputs), originals).cpu().numpy() for norm, distance in DISTANCES.items()}
         judgement = _judgement(samples, labels, predictions(classifier, inputs))
         frames.append(pd.DataFrame(judgement | facts | sizes | threat))
     return pd.concat(frames, ignore_index=True)
+
+
+def _as_crafted(inputs: Tensor) -> Tensor:
+    return inputs
+
+
+def _rounded(inputs: Tensor) -> Tensor:
+    """What a quantizer makes of inputs: an epsilon of .002 can become one level, .0039."""
+    return nearest_levels(inputs) / LEVELS
+
+
+def _by_epsilon(
+    adversarial_set: AdversarialSet, budgets: dict[str, list[float]], originals: np.ndarray
+) -> Iterator[tuple[float, int, np.ndarray]]:
+    """Epsilons, the set's row for each, and the inputs [N, C, H, W] that an attacker of this budget has."""
+    for row, epsilon in enumerate(adversarial_set.epsilons):
+        yield epsilon, row, adversarial_set.inputs[row]
+    for epsilon in budgets[adversarial_set.norm] if adversarial_set.minimal_norm else ():
+        yield epsilon, 0, adversarial_set.within(epsilon, originals)
 
 
 def _judgement(samples: np.ndarray, labels: np.ndarray, prediction: np.ndarray) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import yaml
 
-from stages import attack, score
+from stages import attack, probe, score
 from stages.artifacts.datasets import save_dataset
 from stages.datasets.arrays import Dataset, Split
 from stages.datasets.tensors import as_input
@@ -20,20 +20,30 @@ SHAPE = (1, 4, 4)
 NUM_CLASSES = 3
 TEST_IMAGES = 30
 CLEAN_MISTAKES = 4  # of the float network, all among the first test images
+L2_EPSILONS = [0, 0.05, 0.1]
+HEADLINES = {"linf": "8/255", "l2": 0.05}
 SEEDS = {"fp32": 0, "int8": 1}
 
 
 class LinearStudy:
-    """The working directory of a study of one float and one int8 variant under noise, FGSM, PGD-3 and Square."""
+    """The working directory of a study of one float and one int8 variant under several attacks."""
 
     def __init__(self, folder: Path, monkeypatch, **evaluation) -> None:
         written = yaml.safe_load((ROOT / "studies/smoke/params.yaml").read_text())
         written["grid"] |= {"schemes": ["fp32", "int8"], "also": []}
-        written["attacks"] = {"noise": {}, "fgsm": {}, "pgd": {"steps": 3}, "square": {"queries": 20}}
-        written["evaluation"] |= {"samples": 20} | evaluation
+        written["attacks"] = {
+            "noise": {},
+            "fgsm": {},
+            "pgd": {"steps": 3},
+            "square": {"queries": 20},
+            "deepfool": {},  # of minimal norm
+            "pgd_twice": {"attack": "pgd", "steps": 6},
+        }
+        budgets = {"epsilons": written["evaluation"]["epsilons"] | {"l2": L2_EPSILONS}, "headline_epsilon": HEADLINES}
+        written["evaluation"] |= {"samples": 20, "transfer": ["pgd", "deepfool"]} | budgets | evaluation
         (folder / "params.yaml").write_text(yaml.safe_dump(written))
         monkeypatch.chdir(folder)
-        for stage in (attack, score):
+        for stage in (attack, probe, score):
             monkeypatch.setattr(stage, "load_classifier", self.classifier)
         self.logits_scale = 1.0
         self.params = load_params(folder / "params.yaml")
@@ -54,7 +64,7 @@ class LinearStudy:
         task = self.tasks[rule, item]
         for product in task.job.products:
             Path(product).parent.mkdir(parents=True, exist_ok=True)
-        {"attack": attack, "score": score}[rule].run(task, self.params, SimpleNamespace(path=Path))
+        {"attack": attack, "probe": probe, "score": score}[rule].run(task, self.params, SimpleNamespace(path=Path))
 
     def _prepare(self) -> Split:
         levels = np.random.default_rng(0).integers(90, 166, (TEST_IMAGES, *SHAPE), dtype=np.uint8)

@@ -31,23 +31,33 @@ FILES = {
         def loss(network, inputs, labels, *, generator, epsilon: Epsilon, steps: "Count" = 1): ...
     """,
     "attacks/noise.py": """
+        NORM = "linf"
         THREAT = "noise"
         ITERATIVE = False
         def attack(classifier, inputs, labels, *, epsilons, generator): ...
     """,
     "attacks/climb.py": """
+        NORM = "linf"
         THREAT = "white_box"
         ITERATIVE = True
         STEPS = 2 * 5
         def attack(
             classifier, inputs, labels, *, epsilons, generator,
-            steps: Count = STEPS, restart: bool = True, rate: float = -1 / 4, norm: Literal["l2", "linf"] = "linf",
+            steps: Count = STEPS, restart: bool = True, stop_when_broken: bool = False,
+            rate: float = -1 / 4, norm: Literal["l2", "linf"] = "linf",
         ): ...
     """,
     "attacks/ask.py": """
+        NORM = "linf"
         THREAT = "black_box"
         ITERATIVE = False
         def attack(classifier, inputs, labels, *, epsilons, generator, queries: Count = 100): ...
+    """,
+    "attacks/near.py": """
+        NORM = "l2"
+        THREAT = "white_box"
+        ITERATIVE = True
+        def attack(classifier, inputs, labels, *, generator, steps: Count = 10): ...
     """,
     "attacks/result.py": "def judged(classifier): ...",
 }

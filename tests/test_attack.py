@@ -1,7 +1,9 @@
 """The attack stage: from a network and a dataset to an adversarial set."""
 
 import json
+from importlib import import_module
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -10,7 +12,10 @@ import torch
 from stages import attack
 from stages.artifacts.adversarial import load_adversarial_set
 from stages.attacks import fgsm, pgd
+from stages.attacks.attacked import Attacked
+from stages.classifier import Classifier
 from stages.datasets.arrays import evaluation_samples
+from tests.attacks.linear import boundary_distance
 from tests.linear_study import LinearStudy
 
 VARIANT = "fashion_mnist-tiny_cnn-fp32-none-s0"
@@ -50,7 +55,9 @@ def test_the_set_says_what_it_is(study, name, threat, epsilons, forwards, backwa
         },
         "attack": name,
         "norm": "linf",
+        "minimal_norm": False,
         "threat": threat,
+        "eot_samples": int(threat == "white_box"),
         "grid": "digital",
         "epsilons": epsilons,
         "forwards": [0.0, *[forwards] * attacked],
@@ -115,7 +122,78 @@ def test_a_deterministic_attack_does_not_depend_on_the_batch_size(study, monkeyp
     assert np.array_equal(parts.inputs, whole.inputs) and np.array_equal(parts.success, whole.success)
 
 
-def test_the_full_range_is_attacked_once():
-    assert attack.attacked_epsilons([0, 1.0], pgd) == [0, 1.0]
+def test_iterative_attacks_also_own_the_full_range():
     assert attack.attacked_epsilons([0, 0.5], pgd) == [0, 0.5, 1.0]
     assert attack.attacked_epsilons([0, 0.5], fgsm) == [0, 0.5]
+
+
+def test_a_minimal_norm_set_holds_the_nearest_errors_and_their_distances(study):
+    found = crafted(study, "deepfool")
+    facts = json.loads(Path(f"data/adversarial/{VARIANT}-deepfool.json").read_text())
+    assert facts["epsilons"] == [None] and facts["minimal_norm"] and facts["norm"] == "l2"
+    assert found.epsilons == [np.inf] and found.inputs.shape == (1, 20, 1, 4, 4)
+    assert found.success.all()
+    originals = study.test.inputs[found.samples].astype(np.float32) / np.float32(255)
+    distances = np.linalg.norm((found.inputs[0].astype(np.float64) - originals).reshape(20, -1), axis=1)
+    np.testing.assert_allclose(found.distance[0], distances, rtol=1e-6)
+    levels = np.rint(found.inputs.astype(np.float64) * 255)
+    assert np.array_equal((levels / 255).astype(np.float32), found.inputs)
+    classifier, labels = study.classifier(Path(VARIANT)), torch.from_numpy(found.labels)
+    nearest = boundary_distance(classifier, torch.from_numpy(originals), labels, "l2").clamp_min(0).numpy()
+    # Half a level of rounding in each of 16 values.
+    assert (distances >= nearest).all() and (distances <= 1.25 * nearest + 4 * 0.5 / 255).all()
+
+
+def test_an_attack_under_another_name_runs_its_file_with_its_own_settings(study):
+    twice, once = crafted(study, "pgd_twice"), crafted(study, "pgd")
+    assert twice.attack == "pgd_twice"
+    assert (twice.queries.max(), once.queries.max()) == (7, 4)
+
+
+class Random(Classifier):
+    """Its gradient view remembers what it was asked for."""
+
+    stochastic = True
+    asked: ClassVar[list] = []
+
+    def gradient_view(self, generator=None, samples=1):
+        self.asked.append(samples)
+        return super().gradient_view(generator, samples)
+
+
+@pytest.mark.parametrize(("eot_samples", "threat"), [(1, "white_box"), (5, "adaptive")])
+def test_an_attacker_who_averages_over_a_random_network_is_adaptive(tmp_path, monkeypatch, eot_samples, threat):
+    study = LinearStudy(tmp_path, monkeypatch, eot_samples=eot_samples)
+    linear = study.classifier(Path(VARIANT))
+    random = Random(linear.network, linear.input_shape, linear.num_classes)
+    monkeypatch.setattr(attack, "load_classifier", lambda path, device: random)
+    monkeypatch.setattr(Random, "asked", [])
+    found = crafted(study, "pgd")
+    assert (found.threat, found.eot_samples) == (threat, eot_samples)
+    assert set(random.asked) == {eot_samples}
+    assert (crafted(study, "square").threat, crafted(study, "square").eot_samples) == ("black_box", 0)
+
+
+def test_without_chance_there_is_nothing_to_average(tmp_path, monkeypatch):
+    found = crafted(LinearStudy(tmp_path, monkeypatch, eot_samples=5), "pgd")
+    assert (found.threat, found.eot_samples) == ("white_box", 1)
+
+
+@pytest.mark.parametrize("name", ["pgd", "deepfool"])
+def test_a_digital_attack_meets_a_network_that_rounds(study, name):
+    """What fools the float network only off the grid is not kept: the search looks at rounded inputs."""
+    seen = []
+    linear = study.classifier(Path(VARIANT))
+    linear.network.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0].detach()))
+    attacked = Attacked(linear, digital=True, eot_samples=1)
+    inputs = torch.rand(10, *linear.input_shape, generator=torch.Generator().manual_seed(0))
+    inputs = (inputs * 255).round() / 255
+    labels = linear(inputs).argmax(1)
+    plugin = import_module(f"stages.attacks.{name}")
+    epsilons = [np.inf] if name == "deepfool" else [4 / 255]
+    found = attack.craft(plugin, attacked, inputs, labels, epsilons=epsilons, knobs={}, digital=True, name="x")
+    assert all(((points * 255).round() / 255 == points).all() for points in seen)
+    if name == "deepfool":
+        assert found.success.all()
+    view = attacked.gradient_view()
+    assert torch.equal(view(inputs + 0.001), linear(inputs))

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from copy import deepcopy
@@ -6,7 +7,9 @@ from pathlib import Path
 import made_up_plugins
 import pytest
 import yaml
+from ruamel.yaml import YAML
 
+from stages.__main__ import preset, presets
 from stages.params import ParamsError, load_params
 
 ROOT = Path(__file__).parents[1]
@@ -38,10 +41,12 @@ WRITTEN = {
     "defenses": {"hard": {"epsilon": "8/255"}},
     "attacks": {"noise": None, "climb": {"steps": 3}},
     "evaluation": {
-        "epsilons": [0, "8/255", "16/255"],
-        "headline_epsilon": "8/255",
+        "epsilons": {"linf": [0, "8/255", "16/255"]},
+        "headline_epsilon": {"linf": "8/255"},
         "samples": 40,
         "grid": "digital",
+        "eot_samples": 1,
+        "extended": False,
         "transfer": ["climb"],
     },
     "report": {"quality_targets": {"digits": {"small": 0.5}}, "examples": 4},
@@ -83,12 +88,12 @@ def faults(load):
 def test_values_are_what_the_file_writes_with_epsilons_as_numbers(load):
     params = load()
     expected = deepcopy(WRITTEN)
-    expected["defenses"]["hard"]["epsilon"] = expected["evaluation"]["headline_epsilon"] = 8 / 255
-    expected["evaluation"]["epsilons"] = [0.0, 8 / 255, 16 / 255]
+    expected["defenses"]["hard"]["epsilon"] = expected["evaluation"]["headline_epsilon"]["linf"] = 8 / 255
+    expected["evaluation"]["epsilons"]["linf"] = [0.0, 8 / 255, 16 / 255]
     expected["attacks"]["noise"] = {}
     assert params.values == expected
     assert params.written == WRITTEN
-    assert params.evaluation.epsilons == [0.0, 8 / 255, 16 / 255]
+    assert params.evaluation.epsilons == {"linf": [0.0, 8 / 255, 16 / 255]}
     assert params.attacks["climb"] == {"steps": 3}
 
 
@@ -148,23 +153,62 @@ def test_numbers_are_read_as_dvc_reads_them(load):
             ["tones"],
             "grid.datasets: 'tones' has inputs of shape (49, 10), expected (channels, height, width)",
         ),
-        ("evaluation.epsilons", ["8/255", 0], "evaluation.epsilons: ['8/255', 0] should be ascending, each value once"),
         (
             "evaluation.epsilons",
+            [0, "8/255"],
+            "evaluation.epsilons: [0, '8/255'] should be a mapping of keys to values",
+        ),
+        (
+            "evaluation.epsilons.linf",
+            ["8/255", 0],
+            "evaluation.epsilons.linf: ['8/255', 0] should be ascending, each value once",
+        ),
+        (
+            "evaluation.epsilons.linf",
             [0, 0, "8/255"],
-            "evaluation.epsilons: [0, 0, '8/255'] should be ascending, each value once",
+            "evaluation.epsilons.linf: [0, 0, '8/255'] should be ascending, each value once",
         ),
         (
-            "evaluation.epsilons",
+            "evaluation.epsilons.linf",
             [0, "8/255", 1],
-            "evaluation.epsilons: 1 should be left out, since iterative attacks run there by themselves as a check",
+            "evaluation.epsilons.linf: 1 should be left out, since iterative attacks run there by themselves as a "
+            "check",
         ),
-        ("evaluation.headline_epsilon", 0.5, "evaluation.headline_epsilon: 0.5 should be one of evaluation.epsilons"),
         (
-            "evaluation.epsilons",
+            "evaluation.epsilons.linf",
+            [0, "8/255", 1.5],
+            "evaluation.epsilons.linf.2: 1.5 should be below 1, the largest change that an input can take",
+        ),
+        (
+            "evaluation.epsilons.l3",
+            [0],
+            "evaluation.epsilons.l3: 'l3' should be 'l0', 'l1', 'l2' or 'linf'",
+        ),
+        (
+            "attacks.near",
+            {},
+            "evaluation.epsilons: ['linf'] should also have 'l2', the norm of attacks.near",
+        ),
+        (
+            "evaluation.headline_epsilon.linf",
+            0.5,
+            "evaluation.headline_epsilon.linf: 0.5 should be one of evaluation.epsilons.linf",
+        ),
+        (
+            "attacks.quick",
+            {"attack": "clim"},
+            "attacks.quick.attack: 'clim' is unknown, did you mean 'climb'?",
+        ),
+        (
+            "attacks.quick",
+            {"attack": "climb", "stepz": 1},
+            "attacks.quick.stepz: unknown key, did you mean 'steps'?",
+        ),
+        (
+            "evaluation.epsilons.linf",
             ["8/255", 0.5],
-            "evaluation.epsilons.1: 0.5 should be a multiple of 1/255, written like 8/255, since evaluation.grid is "
-            "'digital'",
+            "evaluation.epsilons.linf.1: 0.5 should be a multiple of 1/255, written like 8/255, since evaluation.grid "
+            "is 'digital'",
         ),
         ("data.validation", 1, "data.validation: 1 should be at least 2, one for each class of 'digits'"),
         (
@@ -207,6 +251,14 @@ def test_black_box_sets_are_not_replayed(faults):
     ]
 
 
+def test_sets_that_stop_early_are_not_replayed(load, faults):
+    assert load(**{"attacks.climb.stop_when_broken": False})
+    assert faults(**{"attacks.climb.stop_when_broken": True}) == [
+        "params.yaml: evaluation.transfer.0: 'climb' has stop_when_broken, expected an attack at full effort: sets "
+        "that stop early do not transfer"
+    ]
+
+
 def test_all_faults_are_named_at_once(faults):
     sentences = faults(**{"threads": 0, "attacks.climb.steps": "3", "schemes.w5": {}, "study.titel": "T"})
     assert [sentence.split(":")[1].strip() for sentence in sentences] == [
@@ -218,13 +270,40 @@ def test_all_faults_are_named_at_once(faults):
 
 
 def test_the_pre_quantizer_grid_takes_any_epsilon(load):
-    changes = {"evaluation.epsilons": [0.01, 0.5], "evaluation.headline_epsilon": 0.01}
-    assert load(**{"evaluation.grid": "pre_quantizer", **changes}).evaluation.epsilons == [0.01, 0.5]
+    changes = {"evaluation.epsilons.linf": [0.01, 0.5], "evaluation.headline_epsilon.linf": 0.01}
+    assert load(**{"evaluation.grid": "pre_quantizer", **changes}).evaluation.epsilons == {"linf": [0.01, 0.5]}
+
+
+def test_every_norm_of_the_attacks_has_budgets_and_no_other(load, faults):
+    both = {"attacks.near": {}, "evaluation.epsilons.l2": [0, 0.5, 3], "evaluation.headline_epsilon.l2": 0.5}
+    assert load(**both).evaluation.epsilons["l2"] == [0, 0.5, 3]  # off the grid, and above 1
+    assert faults(**{key: both[key] for key in both if key != "attacks.near"}) == [
+        "params.yaml: evaluation.epsilons.l2: no attack has this norm, expected those of attacks: linf"
+    ]
+    assert faults(**{key: both[key] for key in both if "headline" not in key}) == [
+        "params.yaml: evaluation.headline_epsilon: ['linf'] should have the norms of evaluation.epsilons: l2, linf"
+    ]
+
+
+def test_an_attack_may_run_twice_under_two_names(load, faults):
+    params = load(**{"attacks.long": {"attack": "climb", "steps": 50}, "evaluation.transfer": ["climb", "long"]})
+    assert [params.plugin(name) for name in ("climb", "long")] == ["climb", "climb"]
+    assert params.attacks["long"] == {"attack": "climb", "steps": 50}
+    assert faults(**{"attacks.deaf": {"attack": "ask"}, "evaluation.transfer": ["deaf"]}) == [
+        "params.yaml: evaluation.transfer.0: 'deaf' has the threat 'black_box', expected an attack with 'white_box', "
+        "crafted on the surrogate"
+    ]
+
+
+def test_a_test_of_attacks_needs_a_budget(faults):
+    assert faults(**{"evaluation.extended": True, "evaluation.headline_epsilon.linf": 0}) == [
+        "params.yaml: evaluation.headline_epsilon.linf: 0 should be above 0, where evaluation.extended tests attacks"
+    ]
 
 
 def test_every_multiple_of_1_over_255_is_digital(load):
     epsilons = [f"{j}/255" for j in range(255)]
-    assert load(**{"evaluation.epsilons": epsilons}).evaluation.epsilons == [j / 255 for j in range(255)]
+    assert load(**{"evaluation.epsilons.linf": epsilons}).evaluation.epsilons["linf"] == [j / 255 for j in range(255)]
 
 
 def test_a_model_need_only_fit_the_datasets_that_the_grid_crosses_it_with(load):
@@ -322,3 +401,18 @@ def test_a_rule_asks_for_its_own_resources_or_else_for_those_of_all(load):
 )
 def test_resources_are_whole_positive_numbers(faults, key, value, sentence):
     assert faults(**{key: value}) == [f"params.yaml: {sentence}"]
+
+
+def test_presets_are_settings_that_the_default_study_could_have(tmp_path):
+    yaml12 = YAML(typ="safe")
+    for name in presets():
+        written = yaml12.load((ROOT / "params.yaml").read_text())
+        chosen = yaml12.load(preset(name))
+        written["attacks"] = chosen["attacks"]
+        written["evaluation"] |= chosen["evaluation"] | {"transfer": []}
+        written["evaluation"]["headline_epsilon"] = {
+            norm: epsilons[-1] for norm, epsilons in chosen["evaluation"]["epsilons"].items()
+        }
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(json.dumps(written))
+        assert set(load_params(file).attacks) == set(chosen["attacks"])

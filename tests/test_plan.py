@@ -144,8 +144,8 @@ def test_an_attack_depends_on_its_network_and_settings(params):
     name = "fashion_mnist-resnet8-w1a1-none-s0"
     attack = job(params, "attack", f"{name}-pgd")
     assert attack.inputs[2:] == (f"data/quantized/{name}.json", f"data/quantized/{name}.safetensors")
-    evaluation = ("evaluation.epsilons", "evaluation.samples", "evaluation.grid")
-    assert attack.params == ("device", "threads", *evaluation, "attacks.pgd")
+    evaluation = ("samples", "grid", "eot_samples", "epsilons.linf")
+    assert attack.params == ("device", "threads", *(f"evaluation.{key}" for key in evaluation), "attacks.pgd")
     assert set(attack.modules[1:]) == {"stages/models/resnet8.py", "stages/attacks/pgd.py"}
 
 
@@ -219,4 +219,26 @@ def test_what_a_job_asks_of_a_cluster_is_no_setting_of_any_job(params):
 
 
 def test_every_rule_of_the_plan_may_ask_for_its_own_resources(params):
-    assert {job.rule for job in plan(params)} == set(type(params.resources.rules).model_fields)
+    extended = params.model_copy(update={"evaluation": params.evaluation.model_copy(update={"extended": True})})
+    assert {job.rule for job in plan(extended)} == set(type(params.resources.rules).model_fields)
+
+
+def test_an_extended_evaluation_probes_what_has_a_budget_or_gradients(params):
+    assert not [job for job in plan(params) if job.rule == "probe"]
+    extended = params.model_copy(update={"evaluation": params.evaluation.model_copy(update={"extended": True})})
+    jobs = plan(extended)
+    probes = [job for job in jobs if job.rule == "probe"]
+    name = "fashion_mnist-resnet8-w1a1-none-s0"
+    assert {job.item for job in probes if name in job.item} == {
+        f"{name}-{attack}" for attack in ("fgsm", "pgd", "square")
+    }
+    assert len(probes) == 30
+    probe = job(extended, "probe", f"{name}-pgd")
+    assert probe.inputs == job(extended, "attack", f"{name}-pgd").inputs
+    evaluation = ("samples", "grid", "eot_samples", "headline_epsilon.linf")
+    assert probe.params == ("device", "threads", *(f"evaluation.{key}" for key in evaluation), "attacks.pgd")
+    assert set(probe.modules) == {"stages/probe.py", "stages/models/resnet8.py", "stages/attacks/pgd.py"}
+    assert probe.outputs == (f"data/probes/{name}-pgd.parquet",)
+    assert {path for job in probes for path in job.outputs} <= set(jobs[-1].inputs)
+    # Nothing else than the report changes where a study asks for it.
+    assert {job.rule for job in set(plan(params)) - set(jobs)} == {"report"}

@@ -22,7 +22,7 @@ def fault(kind, name, given):
 
 
 def test_plugins_are_the_files_that_define_the_folders_function(made_up):
-    assert plugins.names("attacks") == ["ask", "climb", "noise"]
+    assert plugins.names("attacks") == ["ask", "climb", "near", "noise"]
     assert plugins.names("models") == ["small", "tall"]
     assert plugins.names("schemes") == ["w4", "w8"]
 
@@ -59,7 +59,8 @@ def test_what_is_no_literal_constant_is_refused_by_name(made_up, source):
 
 
 def test_the_threat_of_an_attack_is_one_of_those_that_are_reported(made_up):
-    assert [plugins.threat(name) for name in plugins.names("attacks")] == ["black_box", "white_box", "noise"]
+    threats = {"ask": "black_box", "climb": "white_box", "near": "white_box", "noise": "noise"}
+    assert {name: plugins.threat(name) for name in plugins.names("attacks")} == threats
     assert {plugins.threat(name) for name in plugins.names("attacks")} == set(plugins.THREATS) < set(results.THREATS)
     made_up_plugins.write(made_up / "attacks" / "odd.py", "THREAT = 'blackbox'\ndef attack(): ...")
     with pytest.raises(
@@ -69,11 +70,25 @@ def test_the_threat_of_an_attack_is_one_of_those_that_are_reported(made_up):
         plugins.threat("odd")
 
 
+def test_the_norm_of_an_attack_is_one_that_has_budgets(made_up):
+    assert [plugins.norm(name) for name in ("climb", "near")] == ["linf", "l2"]
+    made_up_plugins.write(made_up / "attacks" / "odd.py", "NORM = 'l3'\ndef attack(): ...")
+    with pytest.raises(
+        plugins.PluginError, match=r"^stages/attacks/odd.py: NORM is 'l3', expected one of l0, l1, l2, linf.$"
+    ):
+        plugins.norm("odd")
+
+
+def test_an_attack_without_epsilons_looks_for_the_minimal_norm(made_up):
+    assert [name for name in plugins.names("attacks") if plugins.is_minimal_norm(name)] == ["near"]
+
+
 def test_knobs_are_the_keyword_only_parameters_beside_the_contract(made_up):
     fields = plugins.knobs("attacks", "climb").model_fields
     assert {name: field.default for name, field in fields.items()} == {
         "steps": 10,
         "restart": True,
+        "stop_when_broken": False,
         "rate": -0.25,
         "norm": "linf",
     }
@@ -130,7 +145,7 @@ def test_a_file_that_is_no_python_is_refused_with_its_line(made_up):
 
 def test_an_unknown_plugin_is_refused_with_those_that_there_are(made_up):
     with pytest.raises(
-        plugins.PluginError, match=r"stages/attacks/result.py: is no plugin, expected one of ask, climb, noise"
+        plugins.PluginError, match=r"stages/attacks/result.py: is no plugin, expected one of ask, climb, near, noise"
     ):
         plugins.knobs("attacks", "result")
 

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
+from stages import score
 from stages.artifacts.adversarial import load_adversarial_set
 from stages.datasets.arrays import evaluation_samples
 from stages.datasets.tensors import as_input
-from tests.linear_study import CLEAN_MISTAKES, TEST_IMAGES, LinearStudy
+from tests.linear_study import CLEAN_MISTAKES, L2_EPSILONS, TEST_IMAGES, LinearStudy
 
 FLOAT, INT8 = "fashion_mnist-tiny_cnn-fp32-none-s0", "fashion_mnist-tiny_cnn-int8-none-s0"
 EPSILONS = [0, 8 / 255, 16 / 255]
@@ -24,6 +25,7 @@ TYPES = {
     "surrogate": "str",
     "attack": "str",
     "norm": "str",
+    "minimal_norm": "bool",
     "grid": "str",
     "epsilon": "float64",
     "flips": "int64",
@@ -32,10 +34,13 @@ TYPES = {
     "prediction": "int64",
     "correct": "bool",
     "l0": "int64",
+    "l1": "float32",
     "l2": "float32",
     "linf": "float32",
     "forwards": "float64",
     "backwards": "float64",
+    "eot_samples": "int64",
+    "stochastic": "bool",
     "gradient_norm": "float64",
 }
 
@@ -73,14 +78,18 @@ def test_clean_rows(study):
         "surrogate": "",
         "attack": "clean",
         "norm": "",
+        "minimal_norm": False,
         "grid": "",
         "epsilon": 0,
         "flips": 0,
         "l0": 0,
+        "l1": 0,
         "l2": 0,
         "linf": 0,
         "forwards": 1,
         "backwards": 0,
+        "eot_samples": 0,
+        "stochastic": False,
     }
     assert (rows[list(constants)] == pd.Series(constants)).all(axis=None)
 
@@ -199,3 +208,59 @@ def test_the_same_job_writes_the_same_bytes(study):
     attacked_and_scored(study, "pgd")
     for item in (f"{FLOAT}-clean", f"{FLOAT}-pgd"):
         assert written(item) == written(item)
+
+
+@pytest.mark.parametrize("threat", ["white_box", "transfer"])
+def test_a_minimal_norm_set_is_scored_at_every_epsilon_of_its_norm(study, threat):
+    rows = attacked_and_scored(study, "deepfool")
+    crafted = load_adversarial_set(
+        Path(f"data/adversarial/{FLOAT if threat == 'white_box' else INT8}-deepfool.safetensors")
+    )
+    classifier = study.classifier(Path(FLOAT))
+    originals = as_input(torch.from_numpy(study.test.inputs[crafted.samples]))
+    chosen = rows[rows["threat"] == threat]
+    assert sorted(set(chosen["epsilon"])) == [*L2_EPSILONS, np.inf] and set(chosen["norm"]) == {"l2"}
+    assert chosen["minimal_norm"].all()
+    for epsilon, group in chosen.groupby("epsilon"):
+        near = torch.from_numpy(crafted.distance[0] <= epsilon)
+        inputs = torch.where(near[:, None, None, None], torch.from_numpy(crafted.inputs[0]), originals)
+        assert group["prediction"].tolist() == classifier(inputs).argmax(1).tolist()
+        assert (group["l2"] <= np.float32(epsilon)).all()
+    assert (chosen.loc[chosen["epsilon"] == np.inf, "l2"] == crafted.distance[0]).all()
+    assert (chosen["forwards"] == crafted.forwards[0]).all()
+    if threat == "white_box":
+        standing = chosen.groupby("epsilon")["correct"].mean()
+        assert standing.is_monotonic_decreasing and standing[0] > standing[0.1] > standing[np.inf] == 0
+
+
+def test_a_distance_equal_to_epsilon_is_within_it(study):
+    for crafted_on in (FLOAT, INT8):
+        study.run("attack", f"{crafted_on}-deepfool")
+    crafted = load_adversarial_set(Path(f"data/adversarial/{FLOAT}-deepfool.safetensors"))
+    farthest = crafted.distance[0].argmax()
+    originals = np.zeros_like(crafted.inputs[0])
+    held = crafted.within(float(crafted.distance[0][farthest]), originals)
+    assert np.array_equal(held, crafted.inputs[0])
+    held = crafted.within(float(crafted.distance[0][farthest]) * 0.999, originals)
+    assert not held[farthest].any() and held[crafted.distance[0] == 0].any()
+
+
+def test_a_random_network_is_named_as_such(study, monkeypatch):
+    load = study.classifier
+
+    def random(path, device):
+        classifier = load(path)
+        classifier.stochastic = True
+        return classifier
+
+    attacked_and_scored(study, "pgd")
+    monkeypatch.setattr(score, "load_classifier", random)
+    assert scored(study, f"{FLOAT}-pgd")["stochastic"].all()
+
+
+@pytest.mark.parametrize(("variant", "realised"), [(FLOAT, 0.002), (INT8, 1 / 255)])
+def test_before_a_quantizer_sizes_are_those_after_its_rounding(tmp_path, monkeypatch, variant, realised):
+    budgets = {"epsilons": {"linf": [0, 0.002], "l2": [0]}, "headline_epsilon": {"linf": 0.002, "l2": 0}}
+    study = LinearStudy(tmp_path, monkeypatch, grid="pre_quantizer", **budgets)
+    rows = attacked_and_scored(study, "fgsm", variant)
+    np.testing.assert_allclose(rows.loc[rows["epsilon"] == 0.002, "linf"], realised, rtol=1e-4)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,14 @@ ADVERSARIAL_ARRAYS = {
     "queries": np.int64,
     "success": np.bool_,
 }
-ADVERSARIAL_FACTS = ("variant", "attack", "norm", "threat", "grid", "epsilons", "forwards", "backwards")
+ADVERSARIAL_FACTS = (
+    *("variant", "attack", "norm", "minimal_norm", "threat", "eot_samples", "grid"),
+    *("epsilons", "forwards", "backwards"),
+)
+
+
+# A distance in float32 still counts as within the epsilon that it is equal to.
+EPSILON_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,9 +33,11 @@ class AdversarialSet:
 
     Attributes:
         variant: the five parts of the variant that was attacked.
-        attack, norm, threat: the attack's name and its constants.
+        attack: its name in the study. norm: of its distances and epsilons.
+        minimal_norm: whether it looked for the nearest adversarial inputs, for no epsilon in particular.
+        threat: what its attacker saw. eot_samples: how many draws of a random network each gradient averages.
         grid: `digital` where the inputs are multiples of 1/255, else `pre_quantizer`.
-        epsilons: `[E]`, in input units.
+        epsilons: `[E]`, in input units, infinite where there was no bound (in JSON: null).
         forwards, backwards: `[E]`, mean samples passed through the network per attacked sample.
         inputs: float32 `[E, N, C, H, W]` in [0, 1].
         labels, samples: int64 `[N]`, classes and indices into the test split.
@@ -37,7 +47,9 @@ class AdversarialSet:
     variant: dict[str, str | int]
     attack: str
     norm: str
+    minimal_norm: bool
     threat: str
+    eot_samples: int
     grid: str
     epsilons: list[float]
     forwards: list[float]
@@ -48,6 +60,14 @@ class AdversarialSet:
     distance: np.ndarray
     queries: np.ndarray
     success: np.ndarray
+
+    def within(self, epsilon: float, originals: np.ndarray) -> np.ndarray:
+        """What a minimal-norm attack has for an attacker of this budget, float32 `[N, C, H, W]`.
+
+        Its inputs where they are near enough, and elsewhere the originals `[N, C, H, W]`.
+        """
+        near = self.distance[0] <= epsilon + EPSILON_TOLERANCE
+        return np.where(near[:, None, None, None], self.inputs[0], originals)
 
     def __post_init__(self):
         per_sample, per_epsilon = self.labels.shape, (len(self.epsilons), *self.labels.shape)
@@ -68,6 +88,7 @@ def save_adversarial_set(path: Path, adversarial_set: AdversarialSet, descriptio
     arrays = {name: np.ascontiguousarray(getattr(adversarial_set, name)) for name in ADVERSARIAL_ARRAYS}
     save_file(arrays, path)
     facts = {name: getattr(adversarial_set, name) for name in ADVERSARIAL_FACTS}
+    facts["epsilons"] = [None if epsilon == inf else epsilon for epsilon in adversarial_set.epsilons]
     (description or path.with_suffix(".json")).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
@@ -83,6 +104,8 @@ def load_adversarial_set(path: Path) -> AdversarialSet:
         if not file.is_file():
             raise FileNotFoundError(f"{file}: no such file, expected an adversarial set")
     try:
-        return AdversarialSet(**load_file(path), **json.loads(description.read_text(encoding="utf-8")))
-    except (SafetensorError, TypeError, ValueError) as error:
+        facts = json.loads(description.read_text(encoding="utf-8"))
+        facts["epsilons"] = [inf if epsilon is None else epsilon for epsilon in facts["epsilons"]]
+        return AdversarialSet(**load_file(path), **facts)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not the adversarial set that {description.name} describes: {error}") from error

@@ -19,6 +19,7 @@ SCORES = pa.schema(
         "surrogate": pa.string(),
         "attack": pa.string(),
         "norm": pa.string(),
+        "minimal_norm": pa.bool_(),
         "grid": pa.string(),
         "epsilon": pa.float64(),
         "flips": pa.int64(),
@@ -27,10 +28,13 @@ SCORES = pa.schema(
         "prediction": pa.int64(),
         "correct": pa.bool_(),
         "l0": pa.int64(),
+        "l1": pa.float32(),
         "l2": pa.float32(),
         "linf": pa.float32(),
         "forwards": pa.float64(),
         "backwards": pa.float64(),
+        "eot_samples": pa.int64(),
+        "stochastic": pa.bool_(),
         "gradient_norm": pa.float64(),
     }
 )

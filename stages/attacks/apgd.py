@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stages.attacks.gradient_ascent import Ascent, Found, Loss, attack_each_epsilon, cross_entropy, margin, where
+from stages.attacks.gradient_ascent import LOSSES, Ascent, Found, Loss, attack_each_epsilon, where
 from stages.attacks.result import AttackResult
 from stages.classifier import Classifier
 from stages.knobs import Count, Fraction
@@ -15,8 +15,8 @@ from stages.knobs import Count, Fraction
 NORM = "linf"
 THREAT = "white_box"
 ITERATIVE = True
+BUDGET = ("steps",)  # what twice the effort doubles
 MOMENTUM = 0.75  # alpha of Algorithm 1: the share of the new step
-TINY = 1e-12  # quantized logits tie
 
 
 def attack(
@@ -30,6 +30,7 @@ def attack(
     restarts: Count = 1,
     rho: Fraction = 0.75,
     loss: Literal["cross_entropy", "dlr"] = "cross_entropy",
+    stop_when_broken: bool = False,
 ) -> AttackResult:
     """Climb with a step size that is halved where progress stalls, and keep the strongest point on the way.
 
@@ -37,16 +38,26 @@ def attack(
     steps: how many, from a uniform draw from the ball. restarts: how many runs.
     rho: the share of steps that have to raise the loss for the step size to stay.
     loss: what is raised; dlr is the difference of logits ratio, for fewer than 3 classes the logit margin.
-    Passes a sample: `steps` backward and one more forward for each restart, and of several another forward for each.
+    stop_when_broken: samples leave the batch at the first point that errs, for sets that are never replayed.
+    Passes a sample: `steps` backward and one more forward for each restart, of several another forward for each, and
+    one for a sample that leaves.
     Raises ValueError if inputs or epsilons are outside [0, 1].
     """
-    raised = {"cross_entropy": cross_entropy, "dlr": difference_of_logits_ratio}[loss]
 
     def runs(ascent: Ascent) -> Iterator[Tensor]:
         for _ in range(restarts):
-            yield auto_pgd(ascent, raised, steps, rho)
+            yield auto_pgd(ascent, LOSSES[loss], steps, rho)
 
-    return attack_each_epsilon(runs, classifier, inputs, labels, epsilons=epsilons, generator=generator)
+    return attack_each_epsilon(
+        runs,
+        classifier,
+        inputs,
+        labels,
+        norm=NORM,
+        epsilons=epsilons,
+        generator=generator,
+        stop_when_broken=stop_when_broken,
+    )
 
 
 def auto_pgd(ascent: Ascent, loss: Loss, steps: int, rho: float) -> Tensor:
@@ -62,7 +73,7 @@ def auto_pgd(ascent: Ascent, loss: Loss, steps: int, rho: float) -> Tensor:
     step_size = 2 * ascent.epsilons
     rises, halved, last_checkpoint, last_highest = torch.zeros_like(unknown), here.wrong, 0, unknown
     halving = checkpoints(steps)
-    for step in range(steps):
+    for step in ascent.steps(steps):
         before, (here, gradient) = here.loss, ascent.climb(points, loss)
         rises = rises + (here.loss > before)
         higher = here.loss > highest.loss
@@ -76,7 +87,7 @@ def auto_pgd(ascent: Ascent, loss: Loss, steps: int, rho: float) -> Tensor:
             here, gradient = here.replaced(halved, highest), where(halved, highest_gradient, gradient)
             points = here.points
             rises, last_checkpoint, last_highest = torch.zeros_like(rises), step, highest.loss
-        ahead = ascent.project(points + step_size * gradient.sign())
+        ahead = ascent.project(points + step_size * ascent.steepest(gradient))
         if step > 0:
             ahead = ascent.project(points + MOMENTUM * (ahead - points) + (1 - MOMENTUM) * (points - previous))
         points, previous = ahead, points
@@ -92,14 +103,3 @@ def checkpoints(steps: int) -> list[int]:
     while percents[-1] < 100:
         percents.append(percents[-1] + max(percents[-1] - percents[-2] - 3, 6))
     return [-(-percent * steps // 100) for percent in percents if percent <= 100]  # rounded up
-
-
-def difference_of_logits_ratio(logits: Tensor, labels: Tensor) -> Tensor:
-    """The margin in units of the gap between the first and the third highest logit, [N] (section 4).
-
-    Scaling the logits changes nothing. With fewer than 3 classes, which have no third, the margin itself.
-    """
-    if logits.shape[1] < 3:
-        return margin(logits, labels)
-    highest = logits.topk(3).values
-    return margin(logits, labels) / (highest[:, 0] - highest[:, 2]).clamp_min(TINY)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from stages.attacks.apgd import TINY, auto_pgd
-from stages.attacks.gradient_ascent import Ascent, Loss, attack_each_epsilon
+from stages.attacks.apgd import auto_pgd
+from stages.attacks.gradient_ascent import TINY, Ascent, Loss, attack_each_epsilon
 from stages.attacks.result import AttackResult
 from stages.classifier import Classifier
 from stages.knobs import Count, Fraction
@@ -15,6 +15,7 @@ from stages.knobs import Count, Fraction
 NORM = "linf"
 THREAT = "white_box"
 ITERATIVE = True
+BUDGET = ("steps",)  # what twice the effort doubles
 
 
 def attack(
@@ -28,6 +29,7 @@ def attack(
     restarts: Count = 1,
     rho: Fraction = 0.75,
     targets: Count = 9,
+    stop_when_broken: bool = False,
 ) -> AttackResult:
     """Auto-PGD toward each of the likeliest wrong classes in turn, on the targeted difference of logits ratio.
 
@@ -35,6 +37,7 @@ def attack(
     steps, restarts, rho: as in apgd, for each target.
     targets: how many classes, at most all that are wrong, those with the highest logits on the original first.
     For fewer than 4 classes, the loss is the margin of the target over the label.
+    stop_when_broken: samples leave the batch at the first point that errs, for sets that are never replayed.
     Passes a sample: one forward to rank the classes; then as apgd with `targets * restarts` restarts.
     Raises ValueError if inputs or epsilons are outside [0, 1].
     """
@@ -44,7 +47,16 @@ def attack(
             for _ in range(restarts):
                 yield auto_pgd(ascent, targeted_loss(target), steps, rho)
 
-    return attack_each_epsilon(runs, classifier, inputs, labels, epsilons=epsilons, generator=generator)
+    return attack_each_epsilon(
+        runs,
+        classifier,
+        inputs,
+        labels,
+        norm=NORM,
+        epsilons=epsilons,
+        generator=generator,
+        stop_when_broken=stop_when_broken,
+    )
 
 
 def likeliest_wrong_classes(logits: Tensor, labels: Tensor) -> Tensor:

@@ -27,6 +27,6 @@ def attack(
 
     def runs(ascent: Ascent) -> Iterator[Tensor]:
         _, gradient = ascent.climb(ascent.inputs, cross_entropy)
-        yield ascent.project(ascent.inputs + ascent.epsilons * gradient.sign())
+        yield ascent.project(ascent.inputs + ascent.epsilons * ascent.steepest(gradient))
 
-    return attack_each_epsilon(runs, classifier, inputs, labels, epsilons=epsilons, generator=generator)
+    return attack_each_epsilon(runs, classifier, inputs, labels, norm=NORM, epsilons=epsilons, generator=generator)

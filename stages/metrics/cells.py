@@ -7,7 +7,9 @@ import pandas as pd
 from stages.knobs import FULL_RANGE
 
 VARIANT = ["dataset", "model", "scheme", "defense", "seed"]
-OUTCOME = ["correct", "l0", "l2", "linf", "forwards", "backwards", "gradient_norm"]
+DISTANCES = ["l0", "l1", "l2", "linf"]
+EFFORT = ["forwards", "backwards", "eot_samples"]
+OUTCOME = ["correct", *DISTANCES, *EFFORT, "stochastic", "gradient_norm"]
 
 
 class Cell(NamedTuple):
@@ -52,9 +54,14 @@ class Cell(NamedTuple):
         return self.threat not in ("clean", "worst_case")
 
     @property
+    def is_unbounded(self) -> bool:
+        """Whether any input was allowed: no budget of an attacker, and left out of the worst case and of figures."""
+        return self.norm != "" and self.epsilon >= FULL_RANGE[self.norm]
+
+    @property
     def is_sanity_check(self) -> bool:
-        """Whether the attack owns the whole input range: run to see that it collapses, no budget of an attacker."""
-        return self.is_attacked and self.norm == "linf" and self.epsilon == FULL_RANGE
+        """Whether any input was allowed to an attack on the network itself, which then has to succeed."""
+        return self.is_attacked and self.is_unbounded and self.threat != "transfer"
 
 
 # Per cell the rows of its samples: index `sample`, columns `OUTCOME`.

@@ -1,9 +1,9 @@
 """Reasons why a row of the result table must not be trusted.
 
-Each flag is a function of the same name, from outcomes to the cells that carry it. Comparisons are paired: same
-network, samples, norm and epsilon, by McNemar's exact test below .01, not corrected for their number, as a wrong flag
-costs a second look and a missed one a wrong claim. At epsilon 0 there is no attack to judge, so no flag about attacks
-is raised there.
+Each flag is a function of the same name, from outcomes to the cells that carry it; two also need probes, for which
+attacks were run again. Comparisons are paired: same network, samples, norm and epsilon, by McNemar's exact test below
+.01, not corrected for their number, as a wrong flag costs a second look and a missed one a wrong claim. At epsilon 0
+there is no attack to judge, so no flag about attacks is raised there.
 
 Most follow the signs of masked gradients in Athalye, Carlini and Wagner, "Obfuscated gradients give a false sense of
 security", arXiv:1802.00420, section 3.1.
@@ -13,15 +13,21 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from itertools import combinations, permutations
 
-from stages.metrics.cells import Cell, Outcomes
+import pandas as pd
+
+from stages.metrics.cells import VARIANT, Cell, Outcomes
 from stages.metrics.paired import significantly_lower
 from stages.metrics.worst_case import members
 
 ZERO_GRADIENT_SHARE = 0.05
 COLLAPSED_ACCURACY = 0.01
+FOUND_SHARE = 0.95
 
-# Threats whose attacker optimises on the attacked network itself.
-OPTIMISED_ON_TARGET = ("white_box", "adaptive", "black_box")
+ATTACK = [*VARIANT, "attack", "norm"]
+
+# Threats whose attacker has the attacked network's gradients, and those whose attacker optimises on that network.
+WITH_GRADIENTS = ("white_box", "adaptive")
+OPTIMISED_ON_TARGET = (*WITH_GRADIENTS, "black_box")
 BASELINE_SCHEMES = ("fp32", "int8")
 
 # One sentence each for readers of the report.
@@ -37,17 +43,26 @@ MEANINGS = {
     "every iterative one that follows its gradients: the gradients mislead.",
     "single_step_beats_iterative": "A single-step attack does significantly more harm than an iterative one: the "
     "gradients mislead.",
+    "random_needs_eot": "The network is random, and the attack followed gradients of single draws instead of averages "
+    "over several.",
+    "not_converged": "The attack does significantly more harm with twice the iterations, so that it was stopped too "
+    "early.",
+    "planted_missed": "The attack missed more than 5 % of adversarial examples that are known to exist, planted around "
+    "single samples of the same network.",
     "non_monotone": "Accuracy is significantly higher than at a smaller epsilon, although every perturbation allowed "
     "there is allowed here.",
     "below_quality_target": "The undefended baseline misses the clean accuracy that the model is known to reach.",
 }
 
 
-def flags(outcomes: Outcomes, quality_targets: dict[str, dict[str, float]]) -> dict[Cell, set[str]]:
+def flags(
+    outcomes: Outcomes, quality_targets: dict[str, dict[str, float]], probes: pd.DataFrame | None = None
+) -> dict[Cell, set[str]]:
     """The flags of each cell that has any.
 
     `outcomes` holds the worst-case cells too. `quality_targets` maps a dataset and then a model to the
-    clean accuracy, in [0,1], that its undefended fp32 and int8 networks must reach.
+    clean accuracy, in [0,1], that its undefended fp32 and int8 networks must reach. `probes` has one row a sample of
+    what attacks did when they were run again; without it, none is judged by that.
     """
     raised = {
         "zero_gradient": zero_gradient(outcomes),
@@ -56,9 +71,13 @@ def flags(outcomes: Outcomes, quality_targets: dict[str, dict[str, float]]) -> d
         "transfer_beats_white_box": transfer_beats_white_box(outcomes),
         "black_box_beats_white_box": black_box_beats_white_box(outcomes),
         "single_step_beats_iterative": single_step_beats_iterative(outcomes),
+        "random_needs_eot": random_needs_eot(outcomes),
         "non_monotone": non_monotone(outcomes),
         "below_quality_target": below_quality_target(outcomes, quality_targets),
     }
+    if probes is not None:
+        raised["not_converged"] = not_converged(outcomes, probes)
+        raised["planted_missed"] = planted_missed(outcomes, probes)
     flagged = defaultdict(set)
     for flag, cells in raised.items():
         for cell in cells:
@@ -75,26 +94,28 @@ def zero_gradient(outcomes: Outcomes) -> set[Cell]:
     white-box attack has no gradient norms. Typical of low bit widths: Gupta and Ajanthan, "Improved gradient-based
     adversarial attacks for quantized networks", arXiv:2003.13511.
     """
-    attacked = {cell.clean for cell in outcomes if cell.threat == "white_box"}
+    attacked = {cell.clean for cell in outcomes if cell.threat in WITH_GRADIENTS}
     blind = {clean.variant for clean in attacked if _has_zero_gradients(outcomes, clean)}
     return {
         cell
         for cell in outcomes
-        if cell.variant in blind and cell.threat in ("white_box", "worst_case") and cell.epsilon
+        if cell.variant in blind and cell.threat in (*WITH_GRADIENTS, "worst_case") and cell.epsilon
     }
 
 
 def no_collapse(outcomes: Outcomes) -> set[Cell]:
     """An untargeted iterative gradient attack leaves more than 1 % of the evaluated samples correct at epsilon 1.
 
-    There it may turn any input into any other. Carried by all white-box rows of that attack on that network.
+    In other norms than linf epsilon is infinite then, which is also where a minimal-norm attack finds nothing at any
+    distance. The attack may turn any input into any other there. Carried by all white-box rows of that attack on that
+    network.
     """
     standing = {
         _attack(cell)
         for cell, rows in outcomes.items()
-        if cell.is_sanity_check and cell.threat == "white_box" and rows["correct"].mean() > COLLAPSED_ACCURACY
+        if cell.is_sanity_check and cell.threat in WITH_GRADIENTS and rows["correct"].mean() > COLLAPSED_ACCURACY
     }
-    return {cell for cell in outcomes if cell.threat == "white_box" and _attack(cell) in standing and cell.epsilon}
+    return {cell for cell in outcomes if cell.threat in WITH_GRADIENTS and _attack(cell) in standing and cell.epsilon}
 
 
 def noise_beats_attack(outcomes: Outcomes) -> set[Cell]:
@@ -113,7 +134,7 @@ def transfer_beats_white_box(outcomes: Outcomes) -> set[Cell]:
     return _beaten(
         outcomes,
         lambda winner, loser: (
-            winner.threat == "transfer" and loser.threat == "white_box" and winner.attack == loser.attack
+            winner.threat == "transfer" and loser.threat in WITH_GRADIENTS and winner.attack == loser.attack
         ),
     )
 
@@ -129,7 +150,7 @@ def black_box_beats_white_box(outcomes: Outcomes) -> set[Cell]:
     beaten = set()
     for budget in _budgets(outcomes):
         black_box = [cell for cell in budget if cell.threat == "black_box"]
-        white_box = [cell for cell in budget if cell.threat == "white_box" and _attack(cell) in iterative]
+        white_box = [cell for cell in budget if cell.threat in WITH_GRADIENTS and _attack(cell) in iterative]
         for winner in black_box:
             correct = outcomes[winner]["correct"]
             if all(significantly_lower(correct, outcomes[loser]["correct"]) for loser in white_box):
@@ -147,11 +168,58 @@ def single_step_beats_iterative(outcomes: Outcomes) -> set[Cell]:
     return _beaten(
         outcomes,
         lambda winner, loser: (
-            winner.threat == loser.threat == "white_box"
+            winner.threat in WITH_GRADIENTS
+            and loser.threat in WITH_GRADIENTS
             and _attack(winner) not in iterative
             and _attack(loser) in iterative
         ),
     )
+
+
+def random_needs_eot(outcomes: Outcomes) -> set[Cell]:
+    """A random network was attacked by gradients of single draws, where an average over draws would not mislead.
+
+    Athalye et al., section 5.3 (expectation over transformation).
+    """
+    return {
+        cell
+        for cell, rows in outcomes.items()
+        if cell.threat in WITH_GRADIENTS and cell.epsilon and rows["stochastic"].any() and rows["eot_samples"].max() < 2
+    }
+
+
+def not_converged(outcomes: Outcomes, probes: pd.DataFrame) -> set[Cell]:
+    """With twice the iterations or queries, an attack leaves significantly fewer samples correct than it left.
+
+    Compared at one epsilon, on the samples of the probe; carried by all rows of that attack on that network.
+    """
+    stopped_early = set()
+    for (*attack, epsilon), rows in _probed(probes, "doubled", [*ATTACK, "epsilon"]):
+        doubled = rows.set_index("sample")["correct"].astype(bool)
+        stopped_early.update(
+            _attack(cell)
+            for cell in outcomes
+            if _attack(cell) == tuple(attack)
+            and cell.threat in OPTIMISED_ON_TARGET
+            and cell.epsilon == epsilon
+            and significantly_lower(doubled, outcomes[cell]["correct"])
+        )
+    return _own_rows(outcomes, stopped_early)
+
+
+def planted_missed(outcomes: Outcomes, probes: pd.DataFrame) -> set[Cell]:
+    """An attack finds fewer than 95 % of the adversarial examples that were planted around single samples.
+
+    Samples around which none could be planted do not count. Carried by all rows of that attack on that network.
+
+    Zimmermann et al., "Increasing confidence in adversarial robustness evaluations", arXiv:2206.13991.
+    """
+    missing = {
+        attack
+        for attack, rows in _probed(probes, "planted", ATTACK)
+        if not rows["correct"].isna().all() and 1 - rows["correct"].dropna().astype(float).mean() < FOUND_SHARE
+    }
+    return _own_rows(outcomes, missing)
 
 
 def non_monotone(outcomes: Outcomes) -> set[Cell]:
@@ -193,18 +261,27 @@ def inherited_by_worst_case(outcomes: Outcomes, flagged: dict[Cell, set[str]]) -
     A worst case is as strong as its strongest member, so the weakness of a weak one does no harm: FGSM losing against
     noise says nothing where PGD does its job, and a transfer attack is no more than a bonus. It rests on the iterative
     white-box attacks, or, where there are none, on every white-box attack, or, where these are missing too, on the
-    black-box ones. Flags of white-box attacks are signs of masked gradients, and then the worst case is too high even
-    where others happened to fill part of the gap: noise, transfer and a single step do not search the ball, and queries
-    search it so slowly that gradients which work would have found more.
+    black-box ones; of these on the strongest, and on those that leave not significantly more. Flags of white-box
+    attacks are signs of masked gradients, and then the worst case is too high even where others happened to fill part
+    of the gap: noise, transfer and a single step do not search the ball, and queries search it so slowly that gradients
+    which work would have found more.
     """
     iterative = _iterative(outcomes)
     inherited = {}
     for worst, group in members(outcomes).items():
-        white_box = [cell for cell in group if cell.threat == "white_box"]
+        white_box = [cell for cell in group if cell.threat in WITH_GRADIENTS]
         black_box = [cell for cell in group if cell.threat == "black_box"]
-        strongest = [cell for cell in white_box if _attack(cell) in iterative] or white_box or black_box
-        inherited[worst] = set().union(*(flagged.get(cell, set()) for cell in strongest))
+        relied_on = [cell for cell in white_box if _attack(cell) in iterative] or white_box or black_box
+        inherited[worst] = set().union(*(flagged.get(cell, set()) for cell in _strongest(outcomes, relied_on)))
     return inherited
+
+
+def _strongest(outcomes: Outcomes, cells: list[Cell]) -> list[Cell]:
+    """Those that leave no significantly larger share correct than the one that leaves the least."""
+    if not cells:
+        return []
+    least = outcomes[min(cells, key=lambda cell: outcomes[cell]["correct"].mean())]["correct"]
+    return [cell for cell in cells if not significantly_lower(least, outcomes[cell]["correct"])]
 
 
 def _has_zero_gradients(outcomes: Outcomes, clean: Cell) -> bool:
@@ -214,6 +291,17 @@ def _has_zero_gradients(outcomes: Outcomes, clean: Cell) -> bool:
             f"scores of {clean.variant_name}-clean: gradient_norm is empty, expected it on attacked samples"
         )
     return (norms.loc[norms["correct"], "gradient_norm"] == 0).mean() > ZERO_GRADIENT_SHARE
+
+
+def _probed(probes: pd.DataFrame, probe: str, keys: list[str]) -> Iterable[tuple[tuple, pd.DataFrame]]:
+    return probes[probes["probe"] == probe].groupby(keys)
+
+
+def _own_rows(outcomes: Outcomes, attacks: set[tuple]) -> set[Cell]:
+    """The cells of attacks on the network itself, but for those at epsilon 0."""
+    return {
+        cell for cell in outcomes if _attack(cell) in attacks and cell.threat in OPTIMISED_ON_TARGET and cell.epsilon
+    }
 
 
 def _attack(cell: Cell) -> tuple:
@@ -238,6 +326,6 @@ def _budgets(outcomes: Outcomes) -> Iterable[list[Cell]]:
     """Attacked cells of the same network, norm, grid and epsilon above 0."""
     budgets = defaultdict(list)
     for cell in outcomes:
-        if cell.is_attacked and cell.epsilon:
+        if cell.is_attacked and cell.epsilon and not cell.is_unbounded:
             budgets[cell.worst_case].append(cell)
     return budgets.values()

@@ -6,15 +6,15 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from stages.metrics.cells import VARIANT, Cell, Outcomes, outcomes
+from stages.metrics.cells import DISTANCES, EFFORT, VARIANT, Cell, Outcomes, outcomes
 from stages.metrics.flags import flags
 from stages.metrics.intervals import t_interval, wilson
 from stages.metrics.worst_case import worst_case
 
-MEANS = ["accuracy", "mean_l0", "mean_l2", "mean_linf", "forwards", "backwards"]
+MEANS = ["accuracy", *(f"mean_{norm}" for norm in DISTANCES), *EFFORT]
 COLUMNS = [
     *Cell._fields,
-    *("n", "accuracy", "ci_low", "ci_high", "mean_l0", "mean_l2", "mean_linf", "forwards", "backwards", "flags"),
+    *("n", "accuracy", "ci_low", "ci_high", *(f"mean_{norm}" for norm in DISTANCES), *EFFORT, "flags"),
 ]
 FOOTPRINT = ["parameters", "macs", "weight_bytes", "peak_activation_bytes"]
 THREATS = ["clean", "white_box", "adaptive", "black_box", "transfer", "bit_flip", "noise", "worst_case"]
@@ -23,28 +23,31 @@ THREATS = ["clean", "white_box", "adaptive", "black_box", "transfer", "bit_flip"
 EPSILON_TOLERANCE = 1e-6
 
 
-def results(scores: pd.DataFrame, quality_targets: dict[str, dict[str, float]]) -> pd.DataFrame:
+def results(
+    scores: pd.DataFrame, quality_targets: dict[str, dict[str, float]], probes: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """The result table: columns `COLUMNS`, one row a (network, threat, surrogate, attack, norm, grid, epsilon, flips).
 
     `scores` is the concatenation of all scores files, `quality_targets` maps a dataset and then a model to the clean
-    accuracy, in [0,1], that its undefended fp32 and int8 networks must reach. Beside a row for each attack there is
-    one for the worst case over attacks (threat `worst_case`, attack `all`) per norm and epsilon, and, where there are
-    several seeds, one over seeds (seed `all`). Rows of sanity checks (L-infinity epsilon 1) are in the table; figures
-    leave them out.
+    accuracy, in [0,1], that its undefended fp32 and int8 networks must reach, `probes` is the concatenation of all
+    probes files, where the study has any. Beside a row for each attack there is one for the worst case over attacks
+    (threat `worst_case`, attack `all`) per norm and epsilon, and, where there are several seeds, one over seeds (seed
+    `all`). Rows where any input was allowed (epsilon 1 in linf, else infinite) are in the table, and in no figure.
 
     - `seed` is text: a number or `all`.
     - `n` counts what the interval is over: samples (95 % Wilson interval), or seeds in rows `all` (95 % t-interval).
     - `accuracy`, `ci_low`, `ci_high` are in [0,1], over all evaluated samples: a clean mistake counts as not robust.
-    - `mean_l0`, `mean_l2`, `mean_linf` (input units) are over the samples that were correct clean and whose attack
-      succeeded; missing where there is none, and in clean rows.
-    - `forwards`, `backwards` are means per sample.
+    - `mean_l0` (values), `mean_l1`, `mean_l2`, `mean_linf` (input units) are over the samples that were correct clean
+      and whose attack succeeded; missing where there is none, and in clean rows.
+    - `forwards`, `backwards` are means per sample. `eot_samples` counts the draws that a gradient averages: 0 without
+      gradients, 1 for a deterministic network.
     - `flags` are sorted and joined by `;`; a row over seeds has the flags of all its seeds.
 
     The order of rows does not depend on the order of scores. Raises `ValueError` for incomplete scores.
     """
     attacked = outcomes(scores)
     cells = attacked | worst_case(attacked)
-    flagged = flags(cells, quality_targets)
+    flagged = flags(cells, quality_targets, probes)
     table = pd.DataFrame([_row(cell, cells, flagged.get(cell, set())) for cell in cells])
     table["ci_low"], table["ci_high"] = wilson(table["correct"], table["n"])
     per_seed = _ordered(table).astype({"seed": str})[COLUMNS]
@@ -62,34 +65,34 @@ def at_epsilon(results: pd.DataFrame, epsilon: float) -> pd.DataFrame:
     return results[np.isclose(results["epsilon"], epsilon, rtol=0, atol=EPSILON_TOLERANCE)]
 
 
-def worst_case_table(results: pd.DataFrame) -> pd.DataFrame:
-    """Worst-case robust accuracy in [0,1] under L-infinity: column `epsilon`, then one column a network of one seed."""
-    rows = _linf_worst_case(results)
+def worst_case_table(results: pd.DataFrame, norm: str) -> pd.DataFrame:
+    """Worst-case robust accuracy in [0,1] in a norm: column `epsilon`, then one column a network of one seed."""
+    rows = _worst_case(results, norm)
     rows = rows.assign(variant=variant_names(rows))
     table = rows.pivot(index="epsilon", columns="variant", values="accuracy")
     return table[rows["variant"].unique()].reset_index().rename_axis(columns=None)
 
 
-def metrics(results: pd.DataFrame, headline_epsilon: float) -> dict:
+def metrics(results: pd.DataFrame, norm: str, headline_epsilon: float) -> dict:
     """The headline numbers, rounded to six digits.
 
-    `headline_epsilon` (L-infinity, input units), and under `variants`, per network of one seed: `clean_accuracy`,
+    `norm`, `headline_epsilon` (in that norm), and under `variants`, per network of one seed: `clean_accuracy`,
     `worst_case_accuracy` at the headline epsilon, `flags` (how many the worst case carries). Raises `ValueError` where
     a network has no worst case at the headline epsilon.
     """
     clean = results[(results["threat"] == "clean") & (results["seed"] != "all")]
-    robust = at_epsilon(_linf_worst_case(results), headline_epsilon)
+    robust = at_epsilon(_worst_case(results, norm), headline_epsilon)
     robust = robust.set_index(variant_names(robust))
     variants = {}
     for name, accuracy in zip(variant_names(clean), clean["accuracy"], strict=True):
         if name not in robust.index:
-            raise ValueError(f"{name}: no worst case at the headline epsilon {headline_epsilon:.6g}")
+            raise ValueError(f"{name}: no worst case at the headline epsilon {headline_epsilon:.6g} in {norm}")
         variants[name] = {
             "clean_accuracy": round(float(accuracy), 6),
             "worst_case_accuracy": round(float(robust.loc[name, "accuracy"]), 6),
             "flags": len(split_flags(robust.loc[name, "flags"])),
         }
-    return {"headline_epsilon": round(headline_epsilon, 6), "variants": variants}
+    return {"norm": norm, "headline_epsilon": round(headline_epsilon, 6), "variants": variants}
 
 
 def variants_table(network_infos: Iterable[dict]) -> pd.DataFrame:
@@ -114,14 +117,13 @@ def split_flags(joined: str) -> list[str]:
 def _row(cell: Cell, cells: Outcomes, flags: set[str]) -> dict:
     rows = cells[cell]
     was_correct = cells[cell.clean]["correct"].loc[rows.index]
-    distances = rows.loc[was_correct & ~rows["correct"], ["l0", "l2", "linf"]].astype(float).mean()
+    distances = rows.loc[was_correct & ~rows["correct"], DISTANCES].astype(float).mean()
     return cell._asdict() | {
         "n": len(rows),
         "correct": rows["correct"].sum(),
         "accuracy": rows["correct"].mean(),
         **{f"mean_{norm}": mean for norm, mean in distances.items()},
-        "forwards": rows["forwards"].mean(),
-        "backwards": rows["backwards"].mean(),
+        **rows[EFFORT].mean(),
         "flags": ";".join(sorted(flags)),
     }
 
@@ -150,6 +152,6 @@ def _seeds_row(key: tuple, seeds: pd.DataFrame) -> dict:
     )
 
 
-def _linf_worst_case(results: pd.DataFrame) -> pd.DataFrame:
-    is_worst_case = (results["threat"] == "worst_case") & (results["norm"] == "linf") & (results["seed"] != "all")
+def _worst_case(results: pd.DataFrame, norm: str) -> pd.DataFrame:
+    is_worst_case = (results["threat"] == "worst_case") & (results["norm"] == norm) & (results["seed"] != "all")
     return results[is_worst_case]

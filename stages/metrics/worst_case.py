@@ -5,9 +5,8 @@ from collections import defaultdict
 import numpy as np
 import pandas as pd
 
-from stages.metrics.cells import Cell, Outcomes
+from stages.metrics.cells import DISTANCES, Cell, Outcomes
 
-DISTANCES = ["l0", "l2", "linf"]
 COSTS = ["forwards", "backwards"]
 
 
@@ -17,12 +16,12 @@ def members(outcomes: Outcomes) -> dict[Cell, list[Cell]]:
     These are all threats but `clean`, every surrogate, of one network, norm, grid and epsilon. An attack that was not
     run at an epsilon takes no part there: borrowing it from a smaller epsilon would be sound, since the smaller ball
     lies inside the larger, but would hide in the table what was run, and would make `non_monotone` blind. A worst case
-    is an upper bound of robust accuracy, and one over fewer attacks is a looser bound. Sanity checks at epsilon 1 stay
-    out.
+    is an upper bound of robust accuracy, and one over fewer attacks is a looser bound. A minimal-norm attack takes part
+    at every epsilon of its norm. Attacks that were allowed any input stay out.
     """
     groups = defaultdict(list)
     for cell in outcomes:
-        if cell.is_attacked and not cell.is_sanity_check:
+        if cell.is_attacked and not cell.is_unbounded:
             groups[cell.worst_case].append(cell)
     return dict(groups)
 
@@ -54,4 +53,6 @@ def _combined(cell: Cell, attacked: list[pd.DataFrame]) -> pd.DataFrame:
         columns[distance] = np.where(np.isinf(least), np.nan, least)
     for cost in COSTS:
         columns[cost] = np.sum([rows[cost] for rows in attacked], axis=0)
+    columns["eot_samples"] = np.max([rows["eot_samples"] for rows in attacked], axis=0)
+    columns["stochastic"] = attacked[0]["stochastic"]
     return pd.DataFrame(columns, index=samples)

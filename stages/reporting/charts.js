@@ -21,6 +21,13 @@ function fit(chart, width) {
   return spec;
 }
 
+// A figure without the chosen attack, since its norm is another one, makes room for those that have it.
+function hide(series) {
+  for (const figure of document.querySelectorAll("figure[data-series]")) {
+    figure.hidden = !JSON.parse(figure.dataset.series).includes(series);
+  }
+}
+
 function options(theme) {
   // The interpreter instead of generated code: the page's policy forbids to evaluate strings.
   return { actions: false, ast: true, renderer: "svg", tooltip: { theme } };
@@ -32,8 +39,11 @@ async function draw() {
   views.forEach((view) => view.finalize());
   views = [];
   for (const element of document.querySelectorAll(".chart")) {
-    const spec = fit(DATA.charts[element.dataset.chart], element.parentElement.clientWidth);
-    const series = document.querySelector("input[name=series]:checked")?.value;
+    // The section's width, because a hidden figure has none.
+    const spec = fit(DATA.charts[element.dataset.chart], element.closest("section").clientWidth);
+    // Drawn empty, a hidden figure would not grow when it is shown again: it keeps the first series.
+    const chosen = document.querySelector("input[name=series]:checked")?.value;
+    const series = element.closest("figure").hidden ? undefined : chosen;
     const values = { ...DATA.themes[theme], ...(series && { series }) };
     spec.params = spec.params.map((param) => ({ ...param, value: values[param.name] ?? param.value }));
     Object.assign(spec, { config: DATA.configurations[theme], background: "transparent" });
@@ -47,6 +57,7 @@ async function draw() {
 }
 
 document.getElementById("series")?.addEventListener("change", (event) => {
+  hide(event.target.value);
   for (const view of views) view.signal("series", event.target.value).run();
 });
 dark.addEventListener("change", draw);

@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from stages.metrics.results import at_epsilon
-from stages.reporting.figures import variant_label
+from stages.reporting.figures import budget_label, variant_label
 
 FILE_IMAGE_SIZE = 64  # pixels, in the file; the page has its own
 WRONG = "#b3261e"  # the colour of a wrong prediction
@@ -25,6 +25,7 @@ class ShownSet:
     scheme: str
     defense: str
     attack: str
+    norm: str
     epsilon: float
     samples: np.ndarray
     inputs: np.ndarray
@@ -94,20 +95,28 @@ def _rows_of(adversarial, shown, images, classes, scores) -> list[Row]:
     attacked = at_epsilon(scores[(scores["attack"] == adversarial.attack) & ~replayed_elsewhere], adversarial.epsilon)
     attacked = attacked.set_index("sample")
     position = {sample: index for index, sample in enumerate(adversarial.samples.tolist())}
-    # A headline epsilon of 0 still shows a difference: none.
-    span = 2 * max(adversarial.epsilon, SMALLEST_STEP)
-    made, differences = [], []
-    for sample in shown:
-        inputs = adversarial.inputs[position[sample]]
-        outcome = attacked.loc[sample]
-        made.append(Picture(png(_bytes(inputs)), classes[outcome["prediction"]], bool(outcome["correct"])))
-        change = (inputs - images[sample] / 255) / span
-        differences.append(Picture(png(_bytes(0.5 + change)), "", None))
-    name = variant_label(adversarial.scheme, adversarial.defense)
-    return [
-        Row(f"{adversarial.attack} on {name}", "predicted label", made),
-        Row(f"Difference on {name}", f"magnified {1 / span:.0f} times", differences),
+    inputs = adversarial.inputs[[position[sample] for sample in shown]]
+    changes = inputs - images[shown] / 255
+    # Only in Linf does epsilon say how large the change of a value can be.
+    largest = adversarial.epsilon if adversarial.norm == "linf" else np.abs(changes).max()
+    # Where nothing changed there is still a difference to show: none.
+    span = 2 * max(largest, SMALLEST_STEP)
+    outcomes = attacked.loc[shown]
+    made = [
+        Picture(png(_bytes(crafted)), classes[prediction], bool(correct))
+        for crafted, prediction, correct in zip(inputs, outcomes["prediction"], outcomes["correct"], strict=True)
     ]
+    differences = [Picture(png(_bytes(0.5 + change / span)), "", None) for change in changes]
+    name = variant_label(adversarial.scheme, adversarial.defense)
+    budget = budget_label(adversarial.epsilon, adversarial.norm)
+    return [
+        Row(f"{adversarial.attack} on {name}", f"{budget}, predicted label", made),
+        Row(f"Difference on {name}", _magnification(1 / span), differences),
+    ]
+
+
+def _magnification(factor: float) -> str:
+    return f"magnified {factor:.0f} times" if factor >= 1.5 else f"scaled by {factor:.2g}"
 
 
 def _of(scores: pd.DataFrame, adversarial: ShownSet) -> pd.DataFrame:

@@ -9,11 +9,17 @@ import numpy as np
 import pandas as pd
 import vl_convert
 
+from stages.knobs import FULL_RANGE
+from stages.metrics.flags import WITH_GRADIENTS
 from stages.metrics.results import at_epsilon
 
 VARIANT = ["dataset", "model", "scheme", "defense"]
 CLEAN = "Clean"
 WORST_CASE = "worst case"
+
+NORM_NAMES = {"l0": "L0", "l1": "L1", "l2": "L2", "linf": "Linf"}
+STEPS = {"linf": 255}  # of a unit of input: in Linf sizes are told in steps of the 8-bit grid
+ANY = "any"  # the epsilon at which any input was allowed
 
 # Dark enough for 3:1 against white and light enough for it against the dark page, apart under the common colour
 # blindnesses; shapes repeat with another period than colours, so that a pair of both is unique for 56 categories.
@@ -26,6 +32,22 @@ THEMES = {
 }
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
 
+IN_FULL = "format(datum.value, '~g')"  # an axis's own format rounds 0.25 where ticks are far apart
+DISTANCE_ROW = 44  # pixels
+FLAGGED = {True: ", flagged", False: ""}  # where there is no mark that could be hollow
+DISTANCE_DATA = [
+    "variant",
+    "scheme",
+    "panel",
+    "end",
+    "is_open",
+    "label",
+    "found_for",
+    "n",
+    "attacks",
+    "flagged",
+    "flags",
+]
 HEATMAP_CELL = (64, 48)  # four schemes and the labels fit a phone of 390 pixels
 FLAG_LINES = 7  # pixels between the hatching lines of a flagged cell
 # From here on numbers are black: both sides of it keep a contrast of 4.4:1 on viridis.
@@ -38,13 +60,17 @@ class Group:
 
     `rows` has the columns of the result table, of several seeds only the row over them, and beside these `variant`
     ("int8 · none"), `percent`, `low`, `high` (of accuracy, in 0 to 100) and `flagged`; surrogates are named like
-    variants.
+    variants. `distances` has those of `stages.reporting.distances`, and `variant` and `flagged`. `subject` is the
+    dataset and model, `headline` the norm's headline epsilon, `budget` what readers call it.
     """
 
     title: str
+    subject: str
     norm: str
     headline: float
+    budget: str
     rows: pd.DataFrame
+    distances: pd.DataFrame
     footprints: pd.DataFrame
     schemes: list[str]
     defenses: list[str]
@@ -70,26 +96,47 @@ def variant_label(scheme: str, defense: str) -> str:
     return f"{scheme} · {defense}"
 
 
-def epsilon_label(epsilon: float) -> str:
-    """An epsilon in input units as people write it: `8/255` on the 8-bit grid, else the number."""
-    steps = epsilon * 255
-    return f"{round(steps)}/255" if 0 < epsilon < 1 and abs(steps - round(steps)) < 1e-4 else f"{epsilon:g}"
+def epsilon_label(epsilon: float, norm: str) -> str:
+    """An epsilon as people write it: in Linf `8/255` on the 8-bit grid, `any` where any input was allowed."""
+    if norm and epsilon >= FULL_RANGE[norm]:
+        return ANY
+    steps = epsilon * STEPS.get(norm, 0)
+    return f"{round(steps)}/255" if steps > 0 and abs(steps - round(steps)) < 1e-4 else f"{epsilon:g}"
 
 
-def groups(results: pd.DataFrame, variants: pd.DataFrame, headline: float) -> list[Group]:
+def budget_label(epsilon: float, norm: str, *, several_norms: bool = False) -> str:
+    """An epsilon with the norm that it is of: `L2 epsilon 0.5`. Linf goes without saying where no other norm is."""
+    name = f"{NORM_NAMES[norm]} epsilon" if several_norms or norm != "linf" else "epsilon"
+    return f"{name} {epsilon_label(epsilon, norm)}" + (" values" if norm == "l0" else "")
+
+
+def distance_label(distance: float, norm: str) -> str:
+    """A distance as people write it, with three digits: `1.92/255` in Linf."""
+    return f"{distance * STEPS[norm]:.3g}/255" if norm in STEPS else f"{distance:.3g}"
+
+
+def groups(
+    results: pd.DataFrame, variants: pd.DataFrame, headlines: dict[str, float], distances: pd.DataFrame
+) -> list[Group]:
     """Split the result table into the groups that figures draw side by side.
 
     `variants` is the table of footprints (one row a variant): schemes are ordered by the bytes of their weights, the
-    largest first, defenses by name after `none`. Rows at epsilon 1 (run to see attacks collapse) are left out.
+    largest first, defenses by name after `none`. `headlines` has the headline epsilon of each norm, in the order of
+    the groups. Rows where any input was allowed are left out.
     """
-    rows = _once(_with_labels(results[results["epsilon"] < 1]))
-    norms = sorted(set(rows.loc[rows["threat"] == "worst_case", "norm"])) or [""]
-    pairs = rows[["dataset", "model"]].drop_duplicates().itertuples(index=False)
+    rows = _once(_with_labels(results[~is_unbounded(results)]))
+    evaluated = set(rows.loc[rows["threat"] == "worst_case", "norm"])
+    norms = [norm for norm in headlines if norm in evaluated] or [""]
     return [
-        _group(rows, variants, dataset, model, norm, headline, several_norms=len(norms) > 1)
-        for dataset, model in pairs
+        _group(rows, variants, distances, subject, norm, headlines, several_norms=len(norms) > 1)
+        for subject in rows[["dataset", "model"]].drop_duplicates().itertuples(index=False)
         for norm in norms
     ]
+
+
+def is_unbounded(results: pd.DataFrame) -> pd.Series:
+    """Which rows of the result table are those where any input was allowed (clean rows have no norm)."""
+    return results["epsilon"] >= results["norm"].map(FULL_RANGE).fillna(np.inf)
 
 
 def surrogate_labels(results: pd.DataFrame) -> pd.Series:
@@ -104,12 +151,16 @@ def surrogate_labels(results: pd.DataFrame) -> pd.Series:
 def _with_labels(results: pd.DataFrame) -> pd.DataFrame:
     return results.assign(
         surrogate=surrogate_labels(results),
-        variant=[variant_label(*parts) for parts in zip(results["scheme"], results["defense"], strict=True)],
+        variant=_variant_labels(results),
         percent=100 * results["accuracy"],
         low=100 * results["ci_low"],
         high=100 * results["ci_high"],
         flagged=results["flags"] != "",
     )
+
+
+def _variant_labels(table: pd.DataFrame) -> list[str]:
+    return [variant_label(*parts) for parts in zip(table["scheme"], table["defense"], strict=True)]
 
 
 def _once(rows: pd.DataFrame) -> pd.DataFrame:
@@ -119,15 +170,27 @@ def _once(rows: pd.DataFrame) -> pd.DataFrame:
     return over_seeds_first.drop_duplicates(cell).sort_index()
 
 
-def _group(rows, variants, dataset, model, norm, headline, *, several_norms) -> Group:
-    mine = rows[(rows["dataset"] == dataset) & (rows["model"] == model) & rows["norm"].isin(["", norm])]
-    footprints = variants[(variants["dataset"] == dataset) & (variants["model"] == model)]
+def _group(rows, variants, distances, subject, norm, headlines, *, several_norms) -> Group:
+    def of_subject(table):
+        return table[(table["dataset"] == subject.dataset) & (table["model"] == subject.model)]
+
+    mine = of_subject(rows)
+    mine = mine[mine["norm"].isin(["", norm])]
+    footprints = of_subject(variants)
     weight_bytes = footprints.groupby("scheme")["weight_bytes"].max()
+    found = of_subject(distances)
+    found = found[found["norm"] == norm]
+    name = f"{subject.dataset} · {subject.model}"
+    # A study without attacks has no norm; its figures say what they lack.
+    budget_norm = norm or next(iter(headlines))
     return Group(
-        title=f"{dataset} · {model}" + (f" · {norm}" if several_norms else ""),
+        title=f"{name} · {NORM_NAMES[norm]}" if several_norms else name,
+        subject=name,
         norm=norm,
-        headline=headline,
+        headline=headlines[budget_norm],
+        budget=budget_label(headlines[budget_norm], budget_norm, several_norms=several_norms),
         rows=mine,
+        distances=found.assign(variant=_variant_labels(found), flagged=found["flags"] != ""),
         footprints=footprints,
         schemes=sorted(set(mine["scheme"]), key=lambda scheme: (-weight_bytes[scheme], scheme)),
         defenses=sorted(set(mine["defense"]), key=lambda defense: (defense != "none", defense)),
@@ -136,7 +199,7 @@ def _group(rows, variants, dataset, model, norm, headline, *, several_norms) -> 
 
 def heatmap(group: Group) -> alt.FacetChart | None:
     """Defense x scheme: worst-case accuracy at the headline epsilon beside clean accuracy, flagged cells hatched."""
-    worst_case = f"Worst case, epsilon {epsilon_label(group.headline)}"
+    worst_case = f"Worst case, {group.budget}"
     cells = pd.concat([group.clean().assign(panel=CLEAN), group.worst_case().assign(panel=worst_case)])
     base = alt.Chart().encode(
         x=alt.X("scheme:N", sort=group.schemes, title="Scheme", axis=alt.Axis(labelAngle=0)),
@@ -158,14 +221,14 @@ def accuracy_vs_epsilon(group: Group) -> alt.FacetChart | None:
     curves = epsilon_curves(group)
     if curves.empty:
         return None
-    scale = 255 if group.norm == "linf" else 1
-    curves = curves.assign(size=(curves["epsilon"] * scale).round(6), panel="Defense " + curves["defense"])
+    sizes = curves["epsilon"] * STEPS.get(group.norm, 1)
+    curves = curves.assign(size=sizes.round(6), panel="Defense " + curves["defense"])
     base = alt.Chart().encode(
         x=alt.X(
             "size:Q",
-            title="Epsilon (in 1/255)" if scale == 255 else "Epsilon",
+            title=_size_title("Epsilon", group.norm),
             scale=alt.Scale(domain=[0, curves["size"].max()]),
-            axis=alt.Axis(values=sorted(set(curves["size"])), labelOverlap=True),
+            axis=alt.Axis(values=sorted(set(curves["size"])), labelExpr=IN_FULL, labelOverlap=True),
         ),
         color=_colour("scheme", group.schemes),
     )
@@ -181,6 +244,12 @@ def accuracy_vs_epsilon(group: Group) -> alt.FacetChart | None:
         data=_data(curves, "panel", "size", "series", "surrogate", "scheme", "defense"),
     ).transform_filter("datum.series === series")
     return _fluid(layers, [f"Defense {defense}" for defense in group.defenses])
+
+
+def _size_title(size: str, norm: str) -> str:
+    """An axis title with the norm and its units."""
+    units = {"linf": "in 1/255", "l0": "L0, values changed"}
+    return f"{size} ({units.get(norm, NORM_NAMES[norm])})"
 
 
 def epsilon_curves(group: Group) -> pd.DataFrame:
@@ -211,7 +280,7 @@ def series_names(group: Group) -> list[str]:
 def transfer(group: Group) -> alt.FacetChart | None:
     """Surrogate x target: what an attack crafted on one variant leaves of another at the headline epsilon.
 
-    The diagonal is the white-box attack on the target itself.
+    The diagonal is the white-box (or adaptive) attack on the target itself.
     """
     cells = transfer_cells(group)
     if cells.empty:
@@ -239,14 +308,86 @@ def transfer_cells(group: Group) -> pd.DataFrame:
     """One row a surrogate, target and attack at the headline epsilon, empty without transfer attacks."""
     rows = at_epsilon(group.rows, group.headline)
     moved = rows[rows["threat"] == "transfer"]
-    own = rows[(rows["threat"] == "white_box") & rows["attack"].isin(moved["attack"])]
+    own = rows[rows["threat"].isin(WITH_GRADIENTS) & rows["attack"].isin(moved["attack"])]
     cells = pd.concat([moved, own.assign(surrogate=own["variant"])])
     return cells.assign(panel="Attack " + cells["attack"])
 
 
+def distance(group: Group) -> alt.FacetChart | None:
+    """Median and quartiles of the distance to the nearest adversarial input that was found: a panel a defense.
+
+    A bar runs from the lower to the upper quartile, to an arrow at the edge where there is no upper one, since no
+    adversarial input was found for more than a quarter of the images.
+    """
+    rows = group.distances
+    if rows.empty:
+        return None
+    scaled = rows[["low", "median", "high"]] * STEPS.get(group.norm, 1)
+    found = scaled.where(np.isfinite(scaled))
+    # Room for the arrows; without any number the axis is empty, of whichever length.
+    edge = 1.15 * np.nanmax([0, *found["high"], *found["median"], *found["low"]]) or 1
+    found_for = (100 * rows["found"]).map("found for {:.0f} %".format)
+    told = {name: [_told(value, group.norm) for value in rows[name]] for name in scaled}
+    data = rows.assign(
+        **found.round(4),
+        end=found["high"].fillna(edge).round(4),
+        is_open=np.isfinite(rows["low"]) & ~np.isfinite(rows["high"]),
+        label=np.where(np.isfinite(rows["median"]), told["median"], found_for + rows["flagged"].map(FLAGGED)),
+        found_for=found_for,
+        panel="Defense " + rows["defense"],
+        **{f"{name}_told": values for name, values in told.items()},
+    )
+    base = alt.Chart().encode(
+        y=alt.Y("scheme:N", sort=group.schemes, title="Scheme"),
+        color=_colour("scheme", group.schemes).legend(None),
+        tooltip=_distance_tooltips(),
+    )
+    x = {
+        "title": _size_title("Distance", group.norm),
+        "scale": alt.Scale(domain=[0, edge], nice=False),
+        "axis": alt.Axis(labelExpr=IN_FULL, tickCount=5, labelOverlap=True),
+    }
+    bars = base.mark_rule(strokeWidth=7, opacity=0.55).encode(x=alt.X("low:Q", **x), x2="end:Q")
+    arrows = base.mark_point(filled=True, opacity=1, size=110, shape="triangle-right").encode(x=alt.X("end:Q", **x))
+    known = base.transform_filter("isValid(datum.median)").encode(x=alt.X("median:Q", **x))
+    points = known.encode(shape=_shape("scheme", group.schemes).legend(None))
+    layers = alt.layer(
+        bars.transform_filter("isValid(datum.low)"),
+        arrows.transform_filter("datum.is_open"),
+        points.mark_point(filled=True, opacity=1, size=90),
+        _hollow(points, 26),
+        known.mark_text(dy=-13, fontSize=11).encode(text="label:N", color=alt.value(alt.ExprRef("ink"))),
+        base.transform_filter("!isValid(datum.median)")
+        .mark_text(dy=-13, dx=4, fontSize=11, align="left")
+        .encode(x=alt.value(0), text="label:N", color=alt.value(alt.ExprRef("ink"))),
+        data=_values(data[[*DISTANCE_DATA, *found.columns, *("low_told", "median_told", "high_told")]]),
+    )
+    return _fluid(layers, [f"Defense {defense}" for defense in group.defenses], height=alt.Step(DISTANCE_ROW))
+
+
+def _told(distance: float, norm: str) -> str:
+    return distance_label(distance, norm) if np.isfinite(distance) else "none found"
+
+
+def _distance_tooltips() -> list[alt.Tooltip]:
+    titles = {
+        **{"variant": "Variant", "low_told": "Nearest quarter within", "median_told": "Nearest half within"},
+        **{"high_told": "Nearest three quarters within", "found_for": "Adversarial inputs", "n": "Images"},
+        **{"attacks": "Attacks", "flags": "Flags"},
+    }
+    return [alt.Tooltip(f"{name}:N", title=title) for name, title in titles.items()]
+
+
+def medians(group: Group) -> list[str]:
+    """The median distances that are known with their variants (`0.42 (int8 · none)`), the least first."""
+    known = group.distances[np.isfinite(group.distances["median"])].sort_values("median", kind="stable")
+    labels = (distance_label(median, group.norm) for median in known["median"])
+    return [f"{label} ({variant})" for label, variant in zip(labels, known["variant"], strict=True)]
+
+
 def pareto(group: Group) -> alt.FacetChart | None:
     """Accuracy against the bytes of the weights, clean and worst case, each with its front of unflagged variants."""
-    worst_case = f"Worst case, epsilon {epsilon_label(group.headline)}"
+    worst_case = f"Worst case, {group.budget}"
     sizes = group.footprints.groupby(["scheme", "defense"], as_index=False)["weight_bytes"].max()
     points = pd.concat([group.clean().assign(panel=CLEAN), group.worst_case().assign(panel=worst_case)])
     points = points.merge(sizes, on=["scheme", "defense"]).assign(kilobytes=lambda rows: rows["weight_bytes"] / 1000)
@@ -289,12 +430,14 @@ def on_front(points: pd.DataFrame) -> pd.Series:
 SUBJECTS = {
     "heatmap": "heat map of worst-case and clean accuracy, defense against number format",
     "accuracy_vs_epsilon": "robust accuracy against epsilon with 95 % bands, a panel for each defense",
+    "distance": "median and quartiles of the distance to the nearest adversarial input, a panel for each defense",
     "transfer": "matrix of the accuracy that attacks crafted on each surrogate leave of each target",
     "pareto": "clean and worst-case accuracy against the bytes of the weights",
 }
 FIGURES: dict[str, Callable[[Group], alt.FacetChart | None]] = {
     "heatmap": heatmap,
     "accuracy_vs_epsilon": accuracy_vs_epsilon,
+    "distance": distance,
     "transfer": transfer,
     "pareto": pareto,
 }
@@ -302,16 +445,37 @@ FIGURES: dict[str, Callable[[Group], alt.FacetChart | None]] = {
 
 def description(name: str, group: Group) -> str:
     """A figure's text for those who cannot see it."""
+    numbers = _told_distances(group) if name == "distance" else _told_accuracies(group)
+    return " ".join([f"{group.title}: {SUBJECTS[name]}.", *numbers])
+
+
+def _told_accuracies(group: Group) -> list[str]:
+    """The extremes, since the table has all of them."""
+    in_the_table = "The numbers are in the table of all cells."
     robust = group.worst_case().sort_values("percent", kind="stable")
-    extremes = ""
-    if len(robust):
-        low, high = robust.iloc[0], robust.iloc[-1]
-        extremes = (
-            f" Worst-case robust accuracy at epsilon {epsilon_label(group.headline)} goes from {low['percent']:.1f} % "
-            f"({low['variant']}) to {high['percent']:.1f} % ({high['variant']}); {int(robust['flagged'].sum())} of "
-            f"{len(robust)} variants are flagged."
-        )
-    return f"{group.title}: {SUBJECTS[name]}.{extremes} The numbers are in the table of all cells."
+    if robust.empty:
+        return [in_the_table]
+    low, high = robust.iloc[0], robust.iloc[-1]
+    return [
+        f"Worst-case robust accuracy at {group.budget} goes from {low['percent']:.1f} % ({low['variant']}) to "
+        f"{high['percent']:.1f} % ({high['variant']}); {_flagged_of(robust)}.",
+        in_the_table,
+    ]
+
+
+def _told_distances(group: Group) -> list[str]:
+    """Every median, since the table has none."""
+    rows = group.distances
+    sentences = [f"Median {NORM_NAMES[group.norm]} distances: {', '.join(medians(group)) or 'none is known'}."]
+    unknown = rows[~np.isfinite(rows["median"])]
+    if len(unknown):
+        names = ", ".join(unknown["variant"])
+        sentences.append(f"None was found for more than half of the images of {names}.")
+    return [*sentences, f"{_flagged_of(rows)}.".capitalize()]
+
+
+def _flagged_of(rows: pd.DataFrame) -> str:
+    return f"{int(rows['flagged'].sum())} of {len(rows)} variants are flagged"
 
 
 def specification(chart: alt.TopLevelMixin, theme: str = "light") -> dict:
@@ -364,11 +528,13 @@ def configuration(theme: str) -> dict:
 
 def _data(rows: pd.DataFrame, *columns: str) -> alt.Data:
     shown = dict.fromkeys(["variant", "percent", "low", "high", "n", "flagged", "flags", *columns])
-    values = rows[list(shown)].assign(
-        flags=rows["flags"].str.replace(";", ", ").replace("", "none"),
-        **{column: rows[column].round(3) for column in ("percent", "low", "high")},
-    )
-    return alt.Data(values=values.to_dict("records"))
+    return _values(rows[list(shown)].round({"percent": 3, "low": 3, "high": 3}))
+
+
+def _values(rows: pd.DataFrame) -> alt.Data:
+    """Rows as a chart's data, flags as people read them, and null for what is missing, since JSON has no NaN."""
+    rows = rows.assign(flags=rows["flags"].str.replace(";", ", ").replace("", "none"))
+    return alt.Data(values=rows.astype(object).where(rows.notna(), None).to_dict("records"))
 
 
 def _tooltips(*names: str) -> list[alt.Tooltip]:
@@ -443,6 +609,6 @@ def _panels(order: list[str]) -> alt.Facet:
     return alt.Facet("panel:N", sort=order, title=None, header=alt.Header(labelAnchor="start"))
 
 
-def _fluid(layers: alt.LayerChart, panels: list[str]) -> alt.FacetChart:
+def _fluid(layers: alt.LayerChart, panels: list[str], height: int | alt.Step = 220) -> alt.FacetChart:
     """Panels of a fixed size, which the page's script fits to its width."""
-    return layers.properties(width=260, height=220).facet(facet=_panels(panels), columns=min(len(panels), 3))
+    return layers.properties(width=260, height=height).facet(facet=_panels(panels), columns=min(len(panels), 3))

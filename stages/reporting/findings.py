@@ -1,13 +1,14 @@
 """What was asked and found, in sentences made from the numbers."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pandas as pd
 from markupsafe import Markup, escape
 
 from stages.metrics.flags import MEANINGS
 from stages.metrics.results import THREATS, split_flags
-from stages.reporting.figures import Group, epsilon_label
+from stages.reporting.figures import NORM_NAMES, Group, budget_label, is_unbounded, medians
 
 NUMBERS = ["No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve"]
 FLOAT_SCHEME = "fp32"
@@ -16,14 +17,23 @@ FLOAT_SCHEME = "fp32"
 TOLD = {"transfer": "with {} transferred from the other variants", "noise": "with {} (no attacker)"}
 
 
-def findings(results: pd.DataFrame, groups: list[Group], headline: float) -> list[Markup]:
-    """What was done, what the best quantized variant of each group is and costs, and what must not be trusted."""
-    return [_done(results), *(_best(group, headline, name_group=len(groups) > 1) for group in groups), _trust(results)]
+def findings(results: pd.DataFrame, groups: list[Group]) -> list[Markup]:
+    """What was done, what the best quantized variant of each group is and costs, and what must not be trusted.
+
+    Of groups with minimal-norm attacks also how near adversarial inputs lie.
+    """
+    norms = list(dict.fromkeys(group.norm for group in groups))
+    several_subjects = len({group.subject for group in groups}) > 1
+    found = []
+    for group in groups:
+        found.append(_best(group, name_subject=several_subjects, budget_first=len(norms) > 1))
+        found += _nearest(group, name_subject=several_subjects)
+    return [_done(results, norms), *found, _trust(results)]
 
 
-def _done(results: pd.DataFrame) -> Markup:
+def _done(results: pd.DataFrame, norms: list[str]) -> Markup:
     results = results[results["seed"] != "all"]
-    attacked = results[~results["threat"].isin(["clean", "worst_case"]) & (results["epsilon"] < 1)]
+    attacked = results[~results["threat"].isin(["clean", "worst_case"]) & ~is_unbounded(results)]
     count = len(results[["dataset", "model", "scheme", "defense", "seed"]].drop_duplicates())
     sentence = Markup("{} of {} on {}").format(
         _count(count, "variant"), _list(sorted(set(results["model"]))), _list(sorted(set(results["dataset"])))
@@ -31,8 +41,11 @@ def _done(results: pd.DataFrame) -> Markup:
     verb = "was" if count == 1 else "were"
     if attacked.empty:
         return sentence + Markup(" {} scored on clean images only: no attack was run.").format(verb)
-    return sentence + Markup(" {} attacked {}, on {} test images each, at epsilon up to {}.").format(
-        verb, _attacks(attacked), int(attacked["n"].min()), epsilon_label(attacked["epsilon"].max())
+    largest = attacked.groupby("norm")["epsilon"].max()
+    budgets = [budget_label(largest[norm], norm, several_norms=len(norms) > 1) for norm in norms]
+    budgets = [budget.replace("epsilon", "epsilon up to") for budget in budgets]
+    return sentence + Markup(" {} attacked {}, on {} test images each, at {}.").format(
+        verb, _attacks(attacked), int(attacked["n"].min()), _list(budgets)
     )
 
 
@@ -44,8 +57,14 @@ def _attacks(attacked: pd.DataFrame) -> Markup:
     return Markup(", and ").join([Markup(", ").join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)
 
 
-def _best(group: Group, headline: float, *, name_group: bool) -> Markup:
-    where = Markup("On {}, the").format(group.title) if name_group else Markup("The")
+def _best(group: Group, *, name_subject: bool, budget_first: bool) -> Markup:
+    """`budget_first`: groups differ in norm, so the sentence opens with it."""
+    budget = f" at {group.budget}"
+    opening = f"At {group.budget}" if budget_first else ""
+    if name_subject:
+        opening = f"On {group.subject}" + budget * budget_first
+    where = Markup("{}, the").format(opening) if opening else Markup("The")
+    there = "" if budget_first else budget
     quantized = group.worst_case()
     quantized = quantized[quantized["scheme"] != FLOAT_SCHEME]
     trusted = quantized[~quantized["flagged"]]
@@ -53,27 +72,40 @@ def _best(group: Group, headline: float, *, name_group: bool) -> Markup:
     smaller = [group.schemes.index(scheme) for scheme in trusted["scheme"]]
     trusted = trusted.assign(smaller=smaller).sort_values(["percent", "smaller"], ascending=False)
     if quantized.empty:
-        return where + Markup(" study attacked no quantized variant at epsilon {}, so none can be recommended.").format(
-            epsilon_label(headline)
-        )
+        return Markup("{} study attacked no quantized variant{}, so none can be recommended.").format(where, there)
     if trusted.empty:
-        return where + Markup(
-            " worst case at epsilon {} is flagged for every quantized variant, so none can be recommended."
-        ).format(epsilon_label(headline))
+        return Markup("{} worst case{} is flagged for every quantized variant, so none can be recommended.").format(
+            where, there
+        )
     best = trusted.iloc[0]
     return Markup(
         "{} most robust quantized variant without a flag is <b>{}</b>: <b>{:.1f} %</b> of the images stay correctly "
-        "classified at epsilon {} under the worst of these attacks (95 % interval {:.1f} to {:.1f}{}){}."
+        "classified{} under the worst of these attacks (95 % interval {:.1f} to {:.1f}{}){}."
     ).format(
         where,
         best["variant"],
         best["percent"],
-        epsilon_label(headline),
+        there,
         best["low"],
         best["high"],
         _runner_up(trusted),
         _cost(group, best),
     )
+
+
+def _nearest(group: Group, *, name_subject: bool) -> list[Markup]:
+    """How near adversarial inputs lie: the extremes of the medians of variants without a flag."""
+    trusted = replace(group, distances=group.distances[~group.distances["flagged"]])
+    known = medians(trusted)
+    if not known:
+        return []
+    opening = f"On {group.subject}, half" if name_subject else "Half"
+    depending = ", depending on the variant" if len(known) > 1 else ""
+    return [
+        Markup("{} of the correctly classified images have an adversarial one within an {} distance of {}{}.").format(
+            opening, NORM_NAMES[group.norm], " to ".join(dict.fromkeys([known[0], known[-1]])), depending
+        )
+    ]
 
 
 def _runner_up(trusted: pd.DataFrame) -> Markup:

@@ -18,6 +18,7 @@ from stages.reporting.figures import (
     configuration,
     description,
     epsilon_label,
+    is_unbounded,
     series_names,
     specification,
     surrogate_labels,
@@ -39,14 +40,23 @@ SECTIONS = {
     "accuracy_vs_epsilon": (
         "Accuracy and epsilon",
         "How accuracy falls with the attacker's budget",
-        "Epsilon is the most that any input value may change. Bands are 95 % intervals. "
+        "Epsilon is the attacker's budget: in Linf the most that any input value may change. Bands are 95 % intervals. "
         f"{HOLLOW} Hollow marks are flagged.",
         "No attack was run.",
+    ),
+    "distance": (
+        "Distance",
+        "How near adversarial inputs lie",
+        "Distance from correctly classified images to the nearest adversarial input that the minimal-norm attacks "
+        "found: the mark is the median, the bar runs from the lower to the upper quartile. Images for which none was "
+        "found count as infinitely far, so a bar may end in an arrow or a median be missing. True distances may be "
+        f"smaller, never larger. {HOLLOW} Hollow marks are flagged.",
+        "No minimal-norm attack was run.",
     ),
     "transfer": (
         "Transfer",
         "What attacks crafted on one network do to another",
-        "Accuracy in percent of each target (column) on images crafted on each surrogate (row) at epsilon {headline}. "
+        "Accuracy in percent of each target (column) on images crafted on each surrogate (row) at {budgets}. "
         "The framed diagonal is the attack on the network itself; a column whose lowest number lies elsewhere suggests "
         f"that this attack misjudged the network. {HATCHED} Hatched cells are flagged.",
         "No attack was transferred between variants.",
@@ -65,40 +75,53 @@ GLOSSARY = {
     "Scheme": "The network's number format: fp32 is the float network, int8 has 8-bit weights and activations, w4a4 "
     "has 4-bit ones, w1a1 has single bits; first and last layers keep 8 bits in all of them.",
     "Defense": "How the network was trained to withstand attacks; none is plain training.",
-    "Epsilon": "The attacker's budget: the most that any input value, in 0 to 1, may change (maximum norm).",
+    "Norm": "How the size of a change is measured. Linf is the largest change of any input value, L2 the Euclidean "
+    "length of the change, L1 the sum of the changes of all values, L0 how many values change at all. Values are in 0 "
+    "to 1, and each channel of a pixel is one. Numbers of different norms do not compare.",
+    "Epsilon": "The attacker's budget: the largest size, in the attack's norm, that a change of the input may have.",
+    "Epsilon any": "Any input was allowed. For attacks with budgets that is a check, which one that works passes with "
+    "an accuracy near 0; for minimal-norm attacks it is what they found, however far. No attacker's budget, so these "
+    "cells are in no curve and no worst case.",
+    "Minimal-norm attack": "An attack without a budget that looks for the nearest adversarial input. At an epsilon it "
+    "counts as successful where what it found is that near; elsewhere the image is as it was.",
+    "Distance": "The size of the change in the attack's norm. The distance to the nearest adversarial input that was "
+    "found is an upper bound: a better attack may find a nearer one.",
     "Robust accuracy": "The share of all evaluated images that are still classified correctly under attack; an image "
     "that is wrong when clean counts as not robust.",
     "Worst case": "An image counts only if it withstands every attack of one norm and epsilon.",
     "White box": "The attacker computes gradients of the attacked network itself.",
+    "Adaptive": "White box against a random network: each gradient averages several draws of its randomness.",
+    "EOT": "Expectation over transformation: how many draws of a random network an attacker's gradient averages; 1 "
+    "means that nothing is averaged, 0 that the attack uses no gradients.",
     "Black box": "The attacker sees the outputs of the attacked network and nothing else of it.",
     "Transfer": "The attack was crafted on another network, the surrogate, and replayed on the target.",
     "Noise": "Random changes of the same size: no attacker, the control.",
     "Forwards, backwards": "Passes through the network that an attack takes for one image, and passes back for "
     "gradients. A black-box attack's forwards are its queries; a worst case has the sum of its attacks.",
     "95 % interval": "Wilson's interval over images for one seed, Student's t-interval over several seeds.",
-    "Digital": "Adversarial images are 8-bit images, so that epsilon is a multiple of 1/255.",
+    "Digital": "Adversarial images are 8-bit images, so that epsilon in Linf is a multiple of 1/255.",
     "Pre-quantizer": "The change is real-valued and made before the sensor rounds.",
     "Flag": "A reason why a number must not be trusted, found by the evaluation itself.",
 }
 
 # Columns of the table, those that appear on demand, and those that stand above it where all rows agree.
-TEXT_COLUMNS = ["dataset", "model", "scheme", "defense", "seed", "threat", "attack", "surrogate"]
+TEXT_COLUMNS = ["dataset", "model", "scheme", "defense", "seed", "threat", "attack", "surrogate", "norm"]
 EXTRA_COLUMNS = {
-    "mean_l0": ("Mean L0", "number"),
+    "mean_l0": ("Mean L0", "count"),
+    "mean_l1": ("Mean L1", "distance"),
     "mean_l2": ("Mean L2", "distance"),
     "mean_linf": ("Mean Linf", "distance"),
     "forwards": ("Forwards", "number"),
     "backwards": ("Backwards", "number"),
+    "eot_samples": ("EOT", "number"),
 }
 CONSTANT_COLUMNS = ["dataset", "model", "seed", "norm", "grid", "flips"]
 
 
-def page(
-    results: pd.DataFrame, groups: list[Group], strip: list[Row], study: dict[str, str], headline: float, settings: dict
-) -> str:
+def page(results: pd.DataFrame, groups: list[Group], strip: list[Row], study: dict[str, str], settings: dict) -> str:
     """The report as HTML, the same bytes for the same arguments.
 
-    `study` has the `title` and the `question`; `headline` is the epsilon of heat maps; `settings` are printed.
+    `study` has the `title` and the `question`; `settings` are printed.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -107,7 +130,7 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    charts, sections = _sections(groups, headline)
+    charts, sections = _sections(groups)
     constants, table = table_columns(results)
     data = {
         "charts": charts,
@@ -119,11 +142,11 @@ def page(
     return environment.get_template("template.html").render(
         title=study["title"],
         question=study["question"],
-        findings=findings(results, groups, headline),
+        findings=findings(results, groups),
         sections=sections,
+        name_groups=len(groups) > 1,
         series=list(dict.fromkeys(name for group in groups for name in series_names(group))),
         strip=strip,
-        headline=epsilon_label(headline),
         constants=constants,
         flags=_flags(results),
         glossary=GLOSSARY,
@@ -133,22 +156,30 @@ def page(
     )
 
 
-def _sections(groups: list[Group], headline: float) -> tuple[list[dict], list[dict]]:
+def _sections(groups: list[Group]) -> tuple[list[dict], list[dict]]:
     """The charts' specifications, and the sections that refer to them by number."""
     charts, sections = [], []
+    budgets = " and ".join(dict.fromkeys(group.budget for group in groups))
     for name, (link, title, reading, nothing) in SECTIONS.items():
         figures = []
         for group in groups:
             chart = FIGURES[name](group)
             if chart is not None:
-                figures.append({"index": len(charts), "title": group.title, "description": description(name, group)})
+                figures.append(
+                    {
+                        "index": len(charts),
+                        "title": group.title,
+                        "description": description(name, group),
+                        "series": series_names(group) if name == "accuracy_vs_epsilon" else [],
+                    }
+                )
                 charts.append(specification(chart))
         sections.append(
             {
                 "name": name,
                 "link": link,
                 "title": title,
-                "reading": Markup(reading).format(headline=epsilon_label(headline)),
+                "reading": Markup(reading).format(budgets=budgets),
                 "nothing": nothing,
                 "figures": figures,
             }
@@ -202,10 +233,10 @@ def table_columns(results: pd.DataFrame) -> tuple[dict[str, str], list[dict]]:
     # A surrogate shares dataset, model and seed with its target, whose row names them.
     results = results.assign(surrogate=surrogate_labels(results))
     text = [name for name in TEXT_COLUMNS if name not in constants]
-    more_text = [name for name in ("norm", "grid", "flips") if name not in constants]
+    more_text = [name for name in ("grid", "flips") if name not in constants]
     columns = [
         *(_coded(name, name.capitalize(), results[name].astype(str), filter=True) for name in text),
-        _plain("epsilon", "Epsilon", "epsilon", results["epsilon"], filter=True),
+        _epsilons(results),
         _plain("accuracy", "Accuracy", "percent", results["accuracy"]),
         _interval(results),
         _coded("flags", "Flags", results["flags"], kind="flags", filter=True),
@@ -228,6 +259,16 @@ def _coded(key: str, label: str, texts: pd.Series, kind: str = "text", **shown: 
     return {"key": key, "label": label, "kind": kind, "codes": codes.tolist(), "values": list(values), **shown}
 
 
+def _epsilons(results: pd.DataFrame) -> dict:
+    """Labels, and in `order` the number of each, none where any input was allowed: JSON has no infinity."""
+    pairs = zip(results["epsilon"], results["norm"], strict=True)
+    labels = pd.Series([epsilon_label(epsilon, norm) for epsilon, norm in pairs])
+    column = _coded("epsilon", "Epsilon", labels, kind="epsilon", number=True, filter=True)
+    numbers = results["epsilon"].where(~is_unbounded(results)).set_axis(labels)
+    numbers = numbers[~numbers.index.duplicated()]
+    return column | {"order": [None if pd.isna(number) else number for number in numbers]}
+
+
 def _plain(key: str, label: str, kind: str, numbers: pd.Series, **shown: bool) -> dict:
     values = [None if pd.isna(number) else round(number, 9) for number in numbers.tolist()]
     return {"key": key, "label": label, "kind": kind, "values": values, "number": True, **shown}
@@ -238,13 +279,15 @@ def _interval(results: pd.DataFrame) -> dict:
     return {"key": "interval", "label": "95 % interval", "kind": "interval", "values": list(bounds), "number": True}
 
 
-def _readable(settings, key: str = ""):
-    """The settings with epsilons as people write them."""
+def _readable(settings, key: str = "", norm: str = "linf"):
+    """The settings with epsilons as people write them; those of defenses and attacks are in Linf, if in any norm."""
     if isinstance(settings, dict):
-        return {name: _readable(value, name) for name, value in settings.items()}
+        is_by_norm = "epsilon" in key
+        return {name: _readable(value, *((key, name) if is_by_norm else (name,))) for name, value in settings.items()}
     if isinstance(settings, list | tuple):
-        return [_readable(value, key) for value in settings]
-    return epsilon_label(settings) if "epsilon" in key and isinstance(settings, float) else settings
+        return [_readable(value, key, norm) for value in settings]
+    is_epsilon = "epsilon" in key and isinstance(settings, float) and norm == "linf" and 0 < settings < 1
+    return epsilon_label(settings, norm) if is_epsilon else settings
 
 
 def _flags(results: pd.DataFrame) -> list[dict]:

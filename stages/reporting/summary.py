@@ -22,21 +22,24 @@ def print_summary(results_folder: Path) -> None:
         if not path.exists():
             raise FileNotFoundError(f"{path}: missing, expected the results of a run")
     metrics = json.loads(metrics_path.read_text())
-    flags = _worst_case_flags(results_path, metrics["headline_epsilon"])
+    flags = _worst_case_flags(results_path, metrics["norm"], metrics["headline_epsilon"])
     console = Console()
     console.print(_table(metrics, flags))
     # Not wrapped, so that the path can be clicked and read by scripts.
     console.print(str(results_folder / "report.html"), soft_wrap=True, highlight=False)
 
 
-def _worst_case_flags(results_path: Path, epsilon: float) -> dict[str, str]:
-    """Flags of each network's worst case at `epsilon`; without pandas, which takes longer to import than to print."""
+def _worst_case_flags(results_path: Path, norm: str, epsilon: float) -> dict[str, str]:
+    """Flags of each network's worst case at `epsilon` in `norm`.
+
+    Without pandas, which takes longer to import than to print.
+    """
     with results_path.open(newline="") as file:
         return {
             "{dataset}-{model}-{scheme}-{defense}-s{seed}".format(**row): row["flags"]
             for row in csv.DictReader(file)
             if row["threat"] == "worst_case"
-            and row["norm"] == "linf"
+            and row["norm"] == norm
             and abs(float(row["epsilon"]) - epsilon) <= EPSILON_TOLERANCE
         }
 
@@ -46,7 +49,8 @@ def _table(metrics: dict, flags: dict[str, str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("Variant", overflow="fold")
     table.add_column("Clean", justify="right", no_wrap=True)
-    table.add_column(f"Worst\ncase at\n{_epsilon_name(metrics['headline_epsilon'])}", justify="right", no_wrap=True)
+    budget = _epsilon_name(metrics["headline_epsilon"], metrics["norm"])
+    table.add_column(f"Worst\ncase at\n{budget}", justify="right", no_wrap=True)
     table.add_column("Flags", no_wrap=True)
     for variant, accuracies in metrics["variants"].items():
         table.add_row(
@@ -58,7 +62,9 @@ def _table(metrics: dict, flags: dict[str, str]) -> Table:
     return table
 
 
-def _epsilon_name(epsilon: float) -> str:
-    """A multiple of 1/255 as such, since that is what 8-bit inputs count in."""
+def _epsilon_name(epsilon: float, norm: str) -> str:
+    """In the maximum norm a multiple of 1/255 as such, since that is what 8-bit inputs count in; else with its norm."""
+    if norm != "linf":
+        return f"{norm.upper()} {epsilon:.4g}"
     steps = round(epsilon * 255)
     return f"{steps}/255" if abs(steps / 255 - epsilon) <= EPSILON_TOLERANCE else f"{epsilon:.4g}"

@@ -21,11 +21,8 @@ const FORMATS = {
   number: (value) => (value === null ? "" : String(value)),
   percent: (value) => `${(100 * value).toFixed(1)} %`,
   interval: ([low, high]) => `${(100 * low).toFixed(1)} – ${(100 * high).toFixed(1)}`,
-  epsilon: (value) => {
-    const steps = value * 255;
-    const isOnGrid = value > 0 && value < 1 && Math.abs(steps - Math.round(steps)) < 1e-4;
-    return isOnGrid ? `${Math.round(steps)}/255` : String(Number(value.toPrecision(6)));
-  },
+  epsilon: String,
+  count: decimals(1),
   distance: decimals(4),
 };
 
@@ -53,8 +50,14 @@ function accepts(wanted, flags) {
   return wanted === "none" ? flags === "" : flags.split(";").includes(wanted);
 }
 
+// What a column is sorted by, where that is not what it shows.
+function sortKey(column) {
+  if (column.kind === "interval") return (row) => column.at(row)[0];
+  return column.order ? (row) => column.order[column.codes[row]] : column.at;
+}
+
 function order(column) {
-  const key = column.kind === "interval" ? (row) => column.at(row)[0] : column.at;
+  const key = sortKey(column);
   return (first, second) => {
     const [a, b] = [key(first), key(second)];
     if (a === null || b === null) return (a === null) - (b === null);
@@ -119,8 +122,9 @@ function choices(column) {
     const flags = new Set(column.values.flatMap((value) => value.split(";")).filter(Boolean));
     return [["any", "flagged"], ["none", "not flagged"], ...[...flags].sort().map((flag) => [flag, flag])];
   }
-  const values = [...new Set(column.values)].filter((value) => value !== "");
-  values.sort((a, b) => (typeof a === "number" ? a - b : a.localeCompare(b, "en", { numeric: true })));
+  const values = column.values.filter((value) => value !== "");
+  const number = (value) => column.order?.[column.values.indexOf(value)] ?? Infinity;
+  values.sort((a, b) => (column.order ? number(a) - number(b) : a.localeCompare(b, "en", { numeric: true })));
   return values.map((value) => [String(value), FORMATS[column.kind](value)]);
 }
 

@@ -9,13 +9,14 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from stages.attacks import apgd, apgd_targeted, fgsm, pgd
-from stages.attacks.gradient_ascent import Ascent, Found, margin
+from stages.attacks.gradient_ascent import Ascent, Found, difference_of_logits_ratio, margin
 from stages.attacks.gradient_ascent import cross_entropy as raised
 from stages.classifier import Classifier
 from tests.attacks.linear import linear_classifier
 
 STRONG = {
     "pgd": partial(pgd.attack, steps=40, step_size=0.1, restarts=20),
+    "pgd on the margin": partial(pgd.attack, steps=40, step_size=0.1, restarts=20, loss="margin"),
     "apgd": partial(apgd.attack, steps=40, restarts=20),
     "apgd on dlr": partial(apgd.attack, steps=40, restarts=20, loss="dlr"),
     "apgd targeted": partial(apgd_targeted.attack, steps=40, restarts=5),
@@ -64,7 +65,7 @@ def assert_nearly_best(name, classifier, inputs, labels, losses_of_all, errors_o
     found, success = attacked(STRONG[name], classifier, inputs, labels, EPSILON)
     breakable = errors_of_all.any(0)
     assert 0.2 < breakable.float().mean() < 0.9
-    if classifier.num_classes == 2 or name in ("apgd on dlr", "apgd targeted"):
+    if classifier.num_classes == 2 or name in ("pgd on the margin", "apgd on dlr", "apgd targeted"):
         assert not (breakable & ~success).any()
     if name in ("pgd", "apgd"):
         nearly_best = losses_of_all.amax(0) <= 1.01 * losses(classifier, found, labels)
@@ -144,11 +145,11 @@ def test_the_margin_and_the_ratios_of_logits():
     logits = torch.tensor([[5.0, 1.0, 4.0, 3.0, 0.0]]).expand(3, -1)
     labels = torch.tensor([0, 2, 4])
     assert margin(logits, labels).tolist() == [-1, 1, 5]
-    assert apgd.difference_of_logits_ratio(logits, labels).tolist() == [-1 / 2, 1 / 2, 5 / 2]
+    assert difference_of_logits_ratio(logits, labels).tolist() == [-1 / 2, 1 / 2, 5 / 2]
     toward = apgd_targeted.targeted_loss(torch.tensor([1, 3, 0]))
     torch.testing.assert_close(toward(logits, labels), torch.tensor([-4.0, -1.0, 5.0]) / 3)  # 5 - (3 + 1) / 2
     torch.testing.assert_close(toward(7 * logits, labels), toward(logits, labels))
-    assert apgd.difference_of_logits_ratio(logits[:, :2], labels[:1].expand(3)).tolist() == [-4, -4, -4]
+    assert difference_of_logits_ratio(logits[:, :2], labels[:1].expand(3)).tolist() == [-4, -4, -4]
     margins = apgd_targeted.targeted_loss(torch.tensor([1, 0, 1]))(logits[:, :3], torch.tensor([0, 2, 2]))
     assert margins.tolist() == [-4, 1, -3]
 
@@ -156,7 +157,7 @@ def test_the_margin_and_the_ratios_of_logits():
 def test_tied_logits_give_finite_losses_and_gradients():
     logits = torch.ones(2, 5, requires_grad=True)
     labels = torch.tensor([0, 3])
-    for loss in (apgd.difference_of_logits_ratio, apgd_targeted.targeted_loss(torch.tensor([1, 1]))):
+    for loss in (difference_of_logits_ratio, apgd_targeted.targeted_loss(torch.tensor([1, 1]))):
         values = loss(logits, labels)
         (gradient,) = torch.autograd.grad(values.sum(), logits)
         assert (values == 0).all() and gradient.isfinite().all() and gradient.any(1).all()
@@ -243,7 +244,8 @@ def test_apgd_is_algorithm_1(steps, rho):
     generator = torch.Generator().manual_seed(6)
     inputs, units = torch.rand(count, 4, generator=generator), torch.rand(count, 4, generator=generator) * 2 - 1
     labels = classifier(inputs).argmax(1)
-    ascent = Ascent(classifier, inputs, labels, torch.full((count,), EPSILON, dtype=torch.float64), lambda: units)
+    epsilons = torch.full((count,), EPSILON, dtype=torch.float64)
+    ascent = Ascent(classifier, classifier, "linf", inputs, labels, epsilons, lambda: units)
     starts = ascent.random_start()
     found = apgd.auto_pgd(ascent, raised, steps, rho)
     expected = torch.stack(
@@ -276,3 +278,38 @@ def test_pgd_keeps_the_best_point_of_a_path_that_overshoots():
     assert (best | ~last).all()
     assert best.all()
     assert last.float().mean() < 0.8
+
+
+class Saturated(nn.Module):
+    """Three classes of a linear network, whose first logit is so far above the others that float32 holds no error."""
+
+    def __init__(self):
+        super().__init__()
+        self.slopes = torch.randn(3, 12, generator=torch.Generator().manual_seed(8))
+        self.slopes[0] = 0
+
+    def forward(self, inputs):
+        heights = (inputs - 0.5) @ self.slopes.T
+        return 1000 * heights + torch.tensor([1000.0, 0, 0])
+
+
+def test_scaled_logits_restore_a_gradient_that_vanished():
+    classifier, inputs = Classifier(Saturated(), (12,), 3), torch.full((16, 12), 0.5)
+    inputs += 0.02 * torch.rand(16, 12, generator=torch.Generator().manual_seed(9))
+    labels = torch.zeros(16, dtype=torch.int64)
+    plain, scaled = (
+        attacked(partial(pgd.attack, random_start=False, scale_logits=scale), classifier, inputs, labels, 0.4)
+        for scale in (False, True)
+    )
+    assert torch.equal(plain[0], inputs) and not plain[1].any()
+    assert scaled[1].all()
+
+
+def test_at_the_temperature_the_second_class_has_its_share():
+    logits = torch.tensor([[0.0, 100.0, 30.0], [0.0, 5.0, -1e4], [0.1, 0.0, 0.2], [1.0, 1.0, 1.0]])
+    seen = []
+    pgd.at_temperature(lambda scaled, labels: seen.append(scaled) or scaled.sum(1), logits)(logits, torch.zeros(4))
+    shares = seen[0].topk(2).values.softmax(1)[:, 1]
+    torch.testing.assert_close(shares[:3], torch.full((3,), 0.01), rtol=1e-4, atol=0)
+    torch.testing.assert_close(seen[0][:3] / seen[0][:3].amax(1, True), logits[:3] / logits[:3].amax(1, True))
+    assert seen[0][3].isfinite().all()

@@ -7,6 +7,7 @@ import torch
 from stages.attacks.distances import project_linf
 from stages.attacks.grid import to_digital
 from stages.datasets.tensors import as_input
+from stages.quantization.frozen_layers import FrozenInput
 
 LEVELS = torch.arange(256)
 
@@ -101,3 +102,41 @@ def test_rounding_twice_is_rounding_once():
 def test_an_original_off_the_grid_is_refused():
     with pytest.raises(ValueError, match=r"^originals: 0\.5: expected a multiple of 1/255$"):
         to_digital(torch.tensor([0.5]), torch.tensor([0.5]), 1.0)
+
+
+@pytest.mark.parametrize("length", [0.0, 0.02, 0.1, 0.5, 3.0])
+def test_in_l2_the_rounded_perturbation_fits_the_ball_and_nearly_fills_it(length):
+    generator = torch.Generator().manual_seed(0)
+    levels = torch.randint(60, 196, (50, 3, 8, 8), generator=generator)
+    change = torch.randn(50, 3, 8, 8, generator=generator)
+    change *= length / change.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+    originals = on_grid(levels)
+    rounded = to_digital(originals + change, originals, length, "l2")
+    whole = (rounded * 255).round()
+    assert torch.equal(on_grid(whole), rounded)
+    lengths = (whole - levels).double().flatten(1).norm(dim=1) / 255
+    assert (lengths <= length + 1e-9).all()
+    freely = (change.double() * 255).round().flatten(1).norm(dim=1) / 255
+    assert (freely > length).any() or length < 0.05  # so that something had to go back
+    # At most the last level that went back is missing.
+    assert (lengths >= torch.minimum(freely, torch.full_like(freely, length)) - 0.02).all()
+    assert (whole - levels - 255 * change).abs().max() <= 1.0 + 1e-3
+
+
+def test_in_l2_nothing_is_taken_back_within_the_ball_or_without_one():
+    generator = torch.Generator().manual_seed(0)
+    originals = on_grid(torch.randint(60, 196, (5, 3, 8, 8), generator=generator))
+    adversarial = originals + 0.1 * torch.rand(5, 3, 8, 8, generator=generator)
+    freely = to_digital(adversarial, originals, 1.0)
+    for epsilon in (5.0, float("inf")):
+        assert torch.equal(to_digital(adversarial, originals, epsilon, "l2"), freely)
+    assert torch.equal(to_digital(adversarial, originals, float("inf"), "l0"), freely)
+
+
+def test_levels_are_rounded_as_the_input_quantizer_rounds_them():
+    """Otherwise a tie that the network rounded up while it was attacked could be rounded down when it is stored."""
+    originals = on_grid(LEVELS[:-1].reshape(-1, 1, 1, 1))
+    ties = originals + 0.5 / 255
+    stored = to_digital(ties, originals, 1 / 255)
+    layer = FrozenInput((0.0,), 1.0)
+    assert torch.equal(layer(stored).integers, layer(ties).integers)

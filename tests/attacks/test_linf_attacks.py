@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from stages.attacks import apgd, apgd_targeted, fgsm, noise, pgd, square
+from stages.attacks import apgd, apgd_targeted, auto_attack, fgsm, noise, pgd, square
 from stages.classifier import Classifier
 from tests.attacks.linear import boundary_distance, centred_inputs, linear_classifier
 
@@ -18,16 +18,25 @@ ATTACKS = {
     "pgd": pgd.attack,
     "pgd without random start": partial(pgd.attack, random_start=False),
     "pgd with restarts": partial(pgd.attack, restarts=3),
+    "pgd on dlr with scaled logits": partial(pgd.attack, loss="dlr", scale_logits=True),
+    "pgd on the margin, stopped": partial(pgd.attack, loss="margin", restarts=2, stop_when_broken=True),
     "apgd": partial(apgd.attack, steps=10),
     "apgd on dlr": partial(apgd.attack, steps=10, restarts=2, loss="dlr"),
     "apgd targeted": partial(apgd_targeted.attack, steps=10, targets=2),
+    "apgd targeted, stopped": partial(apgd_targeted.attack, steps=10, stop_when_broken=True),
     "square": partial(square.attack, queries=20),
+    "auto_attack": partial(auto_attack.attack, steps=5, targets=1, queries=5),
 }
 EPSILONS = torch.tensor([0, 2 / 255, 0.02, 0.1, 0.3, 1], dtype=torch.float64)
 
 every_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
 every_gradient_attack = pytest.mark.parametrize(
-    "attack", [pytest.param(attack, id=name) for name, attack in ATTACKS.items() if name not in ("noise", "square")]
+    "attack",
+    [
+        pytest.param(attack, id=name)
+        for name, attack in ATTACKS.items()
+        if name not in ("noise", "square") and "auto_attack" not in name
+    ],
 )
 
 
@@ -103,8 +112,9 @@ def test_noise_is_uniform_in_the_ball_and_scales_with_epsilon():
 
 @every_attack
 def test_results_are_in_the_ball_and_in_the_box(attack):
-    classifier, inputs, labels = problem(3, 50)
+    classifier = linear_classifier(3)
     inputs = torch.cat([torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4), torch.rand(48, 3, 4, 4)])
+    labels = classifier(inputs).argmax(1)
     result = attacked(attack, classifier, inputs, labels)
     perturbations = (result.inputs.double() - inputs.double()).abs().flatten(2).amax(2)
     assert (perturbations <= EPSILONS[:, None]).all()

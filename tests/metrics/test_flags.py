@@ -5,15 +5,19 @@ import pandas as pd
 import pytest
 
 from stages.metrics import flags as flags_module
-from stages.metrics.cells import Cell, outcomes
+from stages.metrics.cells import DISTANCES, VARIANT, Cell, outcomes
 from stages.metrics.flags import (
     MEANINGS,
     below_quality_target,
     black_box_beats_white_box,
     flags,
+    inherited_by_worst_case,
     no_collapse,
     noise_beats_attack,
     non_monotone,
+    not_converged,
+    planted_missed,
+    random_needs_eot,
     single_step_beats_iterative,
     transfer_beats_white_box,
     zero_gradient,
@@ -29,15 +33,15 @@ def cell(threat="white_box", attack="pgd", epsilon=8 / 255, surrogate="", scheme
     return Cell("data", "net", scheme, defense, 0, threat, surrogate, attack, norm, "digital", epsilon, 0)
 
 
-def rows(correct, total=200, gradient_norm=np.nan):
+def rows(correct, total=200, gradient_norm=np.nan, eot_samples=1, stochastic=False):
     """The first `correct` samples are classified correctly."""
     columns = {
         "correct": np.arange(total) < correct,
-        "l0": 1,
-        "l2": 0.1,
-        "linf": 0.1,
+        **dict.fromkeys(DISTANCES, 0.1),
         "forwards": 1.0,
         "backwards": 0.0,
+        "eot_samples": eot_samples,
+        "stochastic": stochastic,
     }
     return pd.DataFrame(columns | {"gradient_norm": gradient_norm})
 
@@ -95,6 +99,9 @@ def test_no_collapse_stays_with_its_network_and_knows_what_a_full_budget_is():
     other = cell(scheme="int8")
     assert no_collapse({PGD_SANITY: rows(50), other: rows(50)}) == {PGD_SANITY}
     assert no_collapse({cell(norm="l2", epsilon=1.0): rows(50)}) == set()
+    at_any_distance, near = cell(norm="l2", epsilon=np.inf), cell(norm="l2", epsilon=0.5)
+    assert no_collapse({at_any_distance: rows(3), near: rows(90)}) == {at_any_distance, near}
+    assert no_collapse({cell("transfer", norm="l2", epsilon=np.inf): rows(50), near: rows(90)}) == set()
 
 
 @pytest.mark.parametrize(("difference", "fires"), [(INSIGNIFICANT, False), (SIGNIFICANT, True)])
@@ -181,6 +188,64 @@ def test_black_box_is_compared_within_one_budget_and_with_iterative_attacks_only
     assert black_box_beats_white_box({SQUARE_AT_0: rows(60), PGD_AT_0: rows(150), PGD_SANITY: rows(0)}) == set()
 
 
+def probed(cell_, probe, correct):
+    """Rows of a probe of the attack of a cell, `correct` with None where nothing could be planted."""
+    facts = dict(zip(VARIANT, cell_.variant, strict=True)) | {"attack": cell_.attack, "norm": cell_.norm}
+    rows_ = {"correct": pd.array(correct, dtype="boolean"), "sample": range(len(correct)), "noise": 0.0}
+    return pd.DataFrame(facts | {"epsilon": cell_.epsilon, "probe": probe} | rows_)
+
+
+def first_correct(correct, total):
+    return [sample < correct for sample in range(total)]
+
+
+@pytest.mark.parametrize(("difference", "fires"), [(INSIGNIFICANT, False), (SIGNIFICANT, True)])
+def test_not_converged(difference, fires):
+    smaller = cell(epsilon=4 / 255)
+    cells = {PGD: rows(60), smaller: rows(150), PGD_SANITY: rows(0), PGD_AT_0: rows(180), TRANSFER: rows(90)}
+    cells |= {FGSM: rows(60), cell(scheme="int8"): rows(60), cell(norm="l2"): rows(60), PGD.worst_case: rows(60)}
+    probes = probed(PGD, "doubled", first_correct(60 - difference, 100))
+    assert not_converged(cells, probes) == ({PGD, smaller, PGD_SANITY} if fires else set())
+    planted = pd.concat([probed(PGD, "planted", [False] * 64), probed(FGSM, "planted", [False] * 64)])
+    assert not_converged(cells, planted) == set()
+
+
+def test_not_converged_compares_at_its_own_epsilon_and_not_with_a_doubled_run_that_left_more():
+    smaller = cell(epsilon=4 / 255)
+    assert not_converged({smaller: rows(150), PGD: rows(20)}, probed(PGD, "doubled", first_correct(90, 100))) == set()
+
+
+def test_not_converged_judges_every_attack_on_the_network_itself():
+    for attacked in (SQUARE, cell("adaptive"), cell(attack="deepfool", norm="l2")):
+        probes = probed(attacked, "doubled", first_correct(60, 100))
+        assert not_converged({attacked: rows(90), NOISE: rows(170)}, probes) == {attacked}
+
+
+@pytest.mark.parametrize(("missed", "fires"), [(3, False), (4, True)])
+def test_planted_missed_below_95_percent(missed, fires):
+    cells = {PGD: rows(60), PGD_SANITY: rows(0), PGD_AT_0: rows(180), TRANSFER: rows(90), FGSM: rows(60)}
+    cells |= {cell(scheme="int8"): rows(60)}
+    probes = pd.concat([probed(PGD, "planted", first_correct(missed, 64)), probed(FGSM, "doubled", [True] * 64)])
+    assert planted_missed(cells, probes) == ({PGD, PGD_SANITY} if fires else set())
+
+
+def test_planted_missed_counts_samples_with_a_planted_example_only():
+    assert planted_missed({PGD: rows(60)}, probed(PGD, "planted", [True] * 3 + [False] * 10 + [None] * 51)) == {PGD}
+    assert planted_missed({PGD: rows(60)}, probed(PGD, "planted", [True] * 3 + [False] * 61)) == set()
+    assert planted_missed({PGD: rows(60)}, probed(PGD, "planted", [None] * 64)) == set()
+
+
+def test_worst_case_inherits_what_probes_say_of_its_strongest_attack():
+    attacked = {PGD: rows(60), PGD_SANITY: rows(0), SQUARE: rows(80)}
+    cells = {CLEAN: gradient_norms(0)} | attacked | worst_case(attacked)
+    weak_square = probed(SQUARE, "planted", [True] * 64)
+    assert flags(cells, {}, weak_square) == {SQUARE: {"planted_missed"}}
+    weak_pgd = pd.concat([probed(PGD, "planted", [True] * 64), probed(PGD, "doubled", first_correct(20, 100))])
+    flagged = flags(cells, {}, weak_pgd)
+    assert flagged[PGD] == flagged[PGD.worst_case] == {"planted_missed", "not_converged"}
+    assert flags(cells, {}) == {}
+
+
 @pytest.mark.parametrize(("difference", "fires"), [(INSIGNIFICANT, False), (SIGNIFICANT, True)])
 def test_non_monotone(difference, fires):
     small, middle, large = (cell(epsilon=steps / 255) for steps in (1, 4, 16))
@@ -231,6 +296,28 @@ def test_worst_case_inherits_from_the_iterative_attack():
     assert set(flagged) == {PGD, PGD.worst_case, PGD_SANITY}
 
 
+@pytest.mark.parametrize(("difference", "inherits"), [(SIGNIFICANT, False), (INSIGNIFICANT, True)])
+def test_worst_case_inherits_from_its_strongest_members_alone(difference, inherits):
+    strong, weak = cell(attack="apgd"), PGD
+    cells = {strong: rows(10), weak: rows(10 + difference)}
+    found = inherited_by_worst_case(cells, {weak: {"no_collapse"}})
+    assert found == {PGD.worst_case: {"no_collapse"} if inherits else set()}
+
+
+@pytest.mark.parametrize(("stochastic", "eot_samples", "fires"), [(True, 1, True), (True, 2, False), (False, 1, False)])
+def test_a_random_network_needs_several_draws(stochastic, eot_samples, fires):
+    made = {"stochastic": stochastic, "eot_samples": eot_samples}
+    cells = {PGD: rows(90, **made), PGD_AT_0: rows(180, **made), SQUARE: rows(60, stochastic=stochastic, eot_samples=0)}
+    assert random_needs_eot(cells) == ({PGD} if fires else set())
+
+
+def test_an_adaptive_attack_is_judged_like_any_that_has_gradients():
+    adaptive, sanity = cell("adaptive"), cell("adaptive", epsilon=1.0)
+    flagged = all_flags({adaptive: rows(150), sanity: rows(50), NOISE: rows(120), SQUARE: rows(70)})
+    assert flagged[adaptive] == {"no_collapse", "noise_beats_attack", "black_box_beats_white_box"}
+    assert flagged[adaptive.worst_case] == flagged[adaptive]
+
+
 def test_worst_case_does_not_inherit_from_a_single_step_where_an_iterative_attack_is_sound():
     attacked = {FGSM: rows(150), NOISE: rows(120), PGD: rows(20)}
     assert PGD.worst_case not in all_flags(attacked | {PGD_SANITY: rows(0)})
@@ -271,7 +358,8 @@ def test_synthetic_study_flags_the_masked_network_only():
 def test_every_flag_has_a_meaning():
     assert all(callable(getattr(flags_module, flag)) for flag in MEANINGS)
     attacked = {PGD: rows(150), PGD_SANITY: rows(160), NOISE: rows(120), FGSM: rows(90), TRANSFER: rows(80)}
-    attacked = attacked | {SQUARE: rows(70)}
+    attacked = attacked | {SQUARE: rows(70), cell(attack="fgsm", epsilon=4 / 255): rows(90, stochastic=True)}
     attacked = attacked | {cell(epsilon=1 / 255): rows(100), CLEAN: gradient_norms(100)}
-    raised = flags(attacked | worst_case(attacked), {"data": {"net": 1.0}})
+    probes = pd.concat([probed(PGD, "planted", [True] * 64), probed(PGD, "doubled", [False] * 100)])
+    raised = flags(attacked | worst_case(attacked), {"data": {"net": 1.0}}, probes)
     assert set().union(*raised.values()) == set(MEANINGS)

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from stages.artifacts.scores import save_scores
+from stages.metrics.cells import EFFORT
 from stages.metrics.results import (
     COLUMNS,
     at_epsilon,
@@ -40,16 +41,18 @@ def by_hand():
     pgd = {"threat": "white_box", "attack": "pgd", "norm": "linf", "grid": "digital", "epsilon": HEADLINE}
     noise = pgd | {"threat": "noise", "attack": "noise", "sample": [0, 1, 2]}
     frames = [
-        pd.DataFrame(clean | {"correct": [True, True, False, True], "l0": 0, "l2": 0.0, "linf": 0.0}),
+        pd.DataFrame(clean | {"correct": [True, True, False, True], "l0": 0, "l1": 0.0, "l2": 0.0, "linf": 0.0}),
         pd.DataFrame(
-            pgd | {"sample": [0, 1, 2], "correct": [False] * 3, "l0": [5, 7, 100], "l2": [0.2, 0.4, 9.0], "linf": 0.03}
+            pgd
+            | {"sample": [0, 1, 2], "correct": [False] * 3}
+            | {"l0": [5, 7, 100], "l1": 1.0, "l2": [0.2, 0.4, 9.0], "linf": 0.03}
         ),
-        pd.DataFrame(noise | {"correct": [True, False, True], "l0": 3, "l2": 0.1, "linf": 0.02}),
+        pd.DataFrame(noise | {"correct": [True, False, True], "l0": 3, "l1": 0.5, "l2": 0.1, "linf": 0.02}),
     ]
-    effort = [(1.0, 0.0), (11.0, 10.0), (1.0, 0.0)]
+    effort = [(1.0, 0.0, 0), (11.0, 10.0, 1), (1.0, 0.0, 0)]
     scored = [
-        frame.assign(**shared, flips=0, forwards=forwards, backwards=backwards, gradient_norm=1.0)
-        for frame, (forwards, backwards) in zip(frames, effort, strict=True)
+        frame.assign(**shared, flips=0, **dict(zip(EFFORT, spent, strict=True)), stochastic=False, gradient_norm=1.0)
+        for frame, spent in zip(frames, effort, strict=True)
     ]
     return pd.concat(scored, ignore_index=True)
 
@@ -75,7 +78,7 @@ def test_results_of_a_case_computed_by_hand():
 def test_the_columns_are_those_of_the_design(table):
     assert ",".join(table.columns) == (
         "dataset,model,scheme,defense,seed,threat,surrogate,attack,norm,grid,epsilon,flips,n,accuracy,ci_low,ci_high,"
-        "mean_l0,mean_l2,mean_linf,forwards,backwards,flags"
+        "mean_l0,mean_l1,mean_l2,mean_linf,forwards,backwards,eot_samples,flags"
     )
 
 
@@ -188,7 +191,7 @@ def test_variant_names_are_those_of_the_plan(table):
 
 
 def test_worst_case_table(table):
-    wide = worst_case_table(table)
+    wide = worst_case_table(table, "linf")
     assert wide.columns[0] == "epsilon" and set(wide.columns[1:]) == set(variant_names(table))
     np.testing.assert_array_equal(wide["epsilon"], EPSILONS)
     one = table[(table["threat"] == "worst_case") & (table["scheme"] == "w1a1")]
@@ -196,7 +199,7 @@ def test_worst_case_table(table):
 
 
 def test_metrics(table):
-    found = metrics(table, HEADLINE)
+    found = metrics(table, "linf", HEADLINE)
     assert found["headline_epsilon"] == 0.031373
     assert set(found["variants"]) == set(variant_names(table))
     rows = table[variant_names(table) == "fashion_mnist-resnet8-w1a1-none-s0"]
@@ -212,12 +215,13 @@ def test_metrics(table):
 def test_metrics_and_worst_case_table_of_several_seeds_name_each():
     table = results(synthetic_scores(**SMALL, defenses=("none",), also=(), seeds=(0, 1)), {})
     expected = [f"fashion_mnist-resnet8-{scheme}-none-s{seed}" for scheme in ("fp32", "int8") for seed in (0, 1)]
-    assert [*metrics(table, HEADLINE)["variants"]] == worst_case_table(table).columns[1:].tolist() == expected
+    assert [*metrics(table, "linf", HEADLINE)["variants"]] == expected
+    assert worst_case_table(table, "linf").columns[1:].tolist() == expected
 
 
 def test_metrics_without_the_headline_epsilon_are_refused(table):
     with pytest.raises(ValueError, match=r"no worst case at the headline epsilon 0\.0117647"):
-        metrics(table, 3 / 255)
+        metrics(table, "linf", 3 / 255)
 
 
 def test_at_epsilon_finds_rows_that_went_through_a_file(table):

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages.metrics.cells import Cell, outcomes
+from stages.metrics.cells import DISTANCES, Cell, outcomes
 from stages.metrics.worst_case import members, worst_case
 from tests.synthetic import synthetic_scores
 
@@ -14,8 +14,10 @@ def cell(threat, attack, epsilon=8 / 255, norm="linf", surrogate=""):
 def rows(correct, samples=None, distance=0.1, forwards=1.0):
     correct = np.array(correct, dtype=bool)
     index = np.arange(len(correct)) if samples is None else samples
-    columns = {"correct": correct, "l0": distance, "l2": distance, "linf": distance}
-    return pd.DataFrame(columns | {"forwards": forwards, "backwards": 0.0}, index=index)
+    columns = {"correct": correct, **dict.fromkeys(DISTANCES, distance)}
+    return pd.DataFrame(
+        columns | {"forwards": forwards, "backwards": 0.0, "eot_samples": 1, "stochastic": False}, index=index
+    )
 
 
 PGD, NOISE = cell("white_box", "pgd"), cell("noise", "noise")
@@ -57,8 +59,10 @@ def test_an_attack_takes_no_part_at_epsilons_it_was_not_run_at():
 
 def test_clean_rows_and_sanity_checks_stay_out():
     assert members(dict.fromkeys([PGD.clean, cell("white_box", "pgd", epsilon=1.0)])) == {}
-    # Under L2 an epsilon of 1 is a budget like any other.
+    # Under L2 an epsilon of 1 is a budget like any other, and what was found at any distance is none.
     assert len(members(dict.fromkeys([cell("white_box", "pgd", epsilon=1.0, norm="l2")]))) == 1
+    found = [cell(threat, "deepfool", epsilon=np.inf, norm="l2") for threat in ("white_box", "transfer")]
+    assert members(dict.fromkeys(found)) == {}
 
 
 def test_worst_case_is_at_most_each_attack():

@@ -2,10 +2,12 @@ import pandas as pd
 import pytest
 
 from stages.metrics.results import results
+from stages.reporting.distances import distances
 from stages.reporting.figures import groups
 from tests.synthetic import synthetic_scores
 
 HEADLINE = 8 / 255
+HEADLINES = {"linf": HEADLINE, "l2": 0.5}
 WEIGHT_BYTES = {"fp32": 312_000, "int8": 80_000, "w4a4": 44_000, "w1a1": 15_000}
 
 
@@ -25,7 +27,7 @@ def study():
     def make(targets=None, **options):
         scores = synthetic_scores(**({"samples": 40, "test_samples": 80} | options))
         table = results(scores, targets or {})
-        return scores, table, groups(table, footprints(table), HEADLINE)
+        return scores, table, groups(table, footprints(table), HEADLINES, distances(scores, table))
 
     return make
 
@@ -39,3 +41,12 @@ def black_box_study(study):
 @pytest.fixture(scope="session")
 def default_study(study):
     return study(epsilons=(0, 4 / 255, 8 / 255), samples=100, test_samples=200)
+
+
+@pytest.fixture(scope="session")
+def two_norm_study(study):
+    """With attacks in Linf and L2, of these a minimal-norm one; gradients of w1a1 mislead."""
+    attacks = ("pgd", "pgd_l2", "deepfool")
+    transfer = ("pgd", "pgd_l2")
+    budgets = {"epsilons": (0, HEADLINE), "l2_epsilons": (0, 0.25, 0.5)}
+    return study(attacks=attacks, transfer=transfer, **budgets, samples=100, test_samples=200)

@@ -45,6 +45,7 @@ def reports(study, tmp_path_factory):
         "one variant": one | budgets,
         "black box": {"attacks": ("noise", "pgd", "square"), "transfer": ()} | budgets,
         "several": several | {"defenses": ("none",), "samples": 20, "test_samples": 20} | budgets,
+        "two norms": {"attacks": ("noise", "pgd", "pgd_l2", "deepfool"), "transfer": ("pgd", "deepfool")} | budgets,
         "all flagged": {"masked": ("fp32", "int8", "w4a4", "w1a1"), "targets": {"fashion_mnist": {"resnet8": 1.0}}}
         | budgets,
     }
@@ -57,7 +58,7 @@ def reports(study, tmp_path_factory):
         path = folder / f"{name}.html"
         if not path.exists():
             _, table, groups = study(**options[name])
-            text = page(table, groups, strip, {"title": name, "question": "What holds?"}, HEADLINE, {"threads": 1})
+            text = page(table, groups, strip, {"title": name, "question": "What holds?"}, {"threads": 1})
             path.write_text(text, encoding="utf-8")
         return path.as_uri()
 
@@ -104,6 +105,8 @@ def select(tab, name, value):
         ("one variant", 390),
         ("black box", 390),
         ("several", 390),
+        ("two norms", 390),
+        ("two norms", 1280),
         ("all flagged", 1280),
     ],
 )
@@ -226,3 +229,33 @@ def test_charts_are_drawn_again_when_the_width_changes(opened):
     tab.wait_for_selector("html[data-drawn]")
     assert tab.locator("#accuracy_vs_epsilon svg").bounding_box()["width"] < 390
     assert tab.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_epsilons_of_several_norms_are_filtered_and_sorted(opened):
+    tab = opened("two norms")
+    options = tab.locator("select[name=epsilon] option").all_text_contents()
+    assert options == ["all", "0", "4/255", "8/255", "0.25", "0.5", "1", "any"]
+    select(tab, "attack", "deepfool")
+    select(tab, "threat", "white_box")
+    select(tab, "scheme", "w1a1")
+    tab.get_by_role("columnheader", name="Epsilon").get_by_role("button").click()
+    assert column(tab, "Epsilon") == ["0", "0.25", "0.5", "1", "any"]
+    select(tab, "epsilon", "any")
+    assert (column(tab, "Epsilon"), column(tab, "Norm")) == (["any"], ["l2"])
+
+
+def test_an_attack_is_shown_in_its_norm(opened):
+    tab = opened("two norms", 390)
+    figures = tab.locator("#accuracy_vs_epsilon figure")
+    captions = "figures => figures.filter(figure => !figure.hidden).map(figure => figure.innerText.split('\\n')[0])"
+    names = ["fashion_mnist · resnet8 · Linf", "fashion_mnist · resnet8 · L2"]
+    assert figures.evaluate_all(captions) == names
+    tab.locator("#series label", has_text="deepfool (white box)").click()
+    assert figures.evaluate_all(captions) == names[1:]
+    tab.evaluate("delete document.documentElement.dataset.drawn")
+    tab.set_viewport_size({"width": 1280, "height": 900})
+    tab.wait_for_selector("html[data-drawn]")
+    tab.locator("#series label", has_text="worst case").click()
+    assert figures.evaluate_all(captions) == names
+    widths = [figures.nth(index).locator("svg").bounding_box()["width"] for index in range(2)]
+    assert min(widths) > 600 and tab.complaints == []

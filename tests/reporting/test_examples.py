@@ -26,7 +26,8 @@ def labels():
 def shown_set(images, scheme="int8"):
     """Samples 1 to 5, each 8 steps brighter."""
     samples = np.arange(1, 6)
-    return ShownSet(scheme, "none", "pgd", EPSILON, samples, (images[samples] / 255 + EPSILON).astype(np.float32))
+    inputs = (images[samples] / 255 + EPSILON).astype(np.float32)
+    return ShownSet(scheme, "none", "pgd", "linf", EPSILON, samples, inputs)
 
 
 def scores(labels, clean_mistakes=(), attack_failures=(), scheme="int8"):
@@ -79,10 +80,34 @@ def test_rows_show_true_labels_white_box_predictions_and_magnified_differences(i
     assert (pixels(attacked.pictures[0].uri) == 108).all()
     assert (pixels(difference.pictures[0].uri) == 255).all()  # a change by the whole epsilon is white
     assert difference.detail == "magnified 16 times"
+    assert attacked.detail == "epsilon 8/255, predicted label"
+
+
+@pytest.mark.parametrize(("norm", "epsilon", "told"), [("l2", 0.5, "L2 epsilon 0.5"), ("l0", 9, "L0 epsilon 9 values")])
+def test_outside_linf_differences_are_magnified_by_the_largest_change(images, labels, norm, epsilon, told):
+    samples = np.arange(6)
+    inputs = (images / 255).astype(np.float32)
+    inputs[1] += 0.125
+    inputs[2] -= 0.25
+    inputs[3] += 0.5  # not among the two that are shown
+    crafted = ShownSet("int8", "none", "pgd", norm, epsilon, samples, inputs)
+    table = scores(labels, clean_mistakes=[0]).replace({"epsilon": {EPSILON: epsilon}})
+    _, attacked, difference = strip([crafted], images, labels, CLASSES, table, 2)
+    assert attacked.detail == f"{told}, predicted label"
+    assert difference.detail == "magnified 2 times"
+    assert [int(pixels(picture.uri)[0, 0]) for picture in difference.pictures] == [191, 0]
+
+
+def test_a_change_of_the_whole_range_is_scaled_down(images, labels):
+    inputs = (images / 255).astype(np.float32)
+    inputs[:, :, 0, 0] = 0
+    black = ShownSet("int8", "none", "pgd", "l0", 1, np.arange(6), inputs)
+    table = scores(labels).replace({"epsilon": {EPSILON: 1}})
+    assert strip([black], np.full_like(images, 255), labels, CLASSES, table, 1)[2].detail == "scaled by 0.5"
 
 
 def test_no_change_is_middle_gray(images, labels):
-    unchanged = ShownSet("int8", "none", "pgd", 0.0, np.arange(6), (images / 255).astype(np.float32))
+    unchanged = ShownSet("int8", "none", "pgd", "linf", 0.0, np.arange(6), (images / 255).astype(np.float32))
     no_attack = scores(labels).replace({"epsilon": {EPSILON: 0.0}})
     assert (pixels(strip([unchanged], images, labels, CLASSES, no_attack, 1)[2].pictures[0].uri) == 128).all()
 

@@ -1,9 +1,13 @@
+import json
 import re
+from math import inf
 from xml.etree import ElementTree
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from stages.reporting.distances import distances
 from stages.reporting.figures import (
     BLACK_TEXT_FROM,
     COLOURS,
@@ -11,7 +15,10 @@ from stages.reporting.figures import (
     SHAPES,
     THEMES,
     WORST_CASE,
+    Group,
+    budget_label,
     description,
+    distance_label,
     epsilon_curves,
     epsilon_label,
     hatch,
@@ -21,6 +28,8 @@ from stages.reporting.figures import (
     svg,
     transfer_cells,
 )
+from stages.reporting.figures import groups as make_groups
+from tests.reporting.conftest import HEADLINES, footprints
 
 
 def drawing(name, groups):
@@ -45,10 +54,37 @@ def contrast(first, second):
 
 @pytest.mark.parametrize(
     ("epsilon", "label"),
-    [(0, "0"), (8 / 255, "8/255"), (0.0313725, "8/255"), (0.5, "0.5"), (1, "1"), (1 / 510, "0.00196078")],
+    [
+        (0, "0"),
+        (8 / 255, "8/255"),
+        (0.0313725, "8/255"),
+        (0.5, "0.5"),
+        (1, "any"),
+        (inf, "any"),
+        (1 / 510, "0.00196078"),
+    ],
 )
-def test_epsilon_label(epsilon, label):
-    assert epsilon_label(epsilon) == label
+def test_epsilon_label_in_linf(epsilon, label):
+    assert epsilon_label(epsilon, "linf") == label
+
+
+@pytest.mark.parametrize("norm", ["l0", "l1", "l2"])
+def test_epsilons_of_other_norms_are_plain_numbers(norm):
+    labels = [epsilon_label(epsilon, norm) for epsilon in (0, 8 / 255, 0.2, 1, 20, inf)]
+    assert labels == ["0", "0.0313725", "0.2", "1", "20", "any"]
+
+
+def test_a_budget_names_its_norm_where_it_could_be_mistaken():
+    assert budget_label(8 / 255, "linf") == "epsilon 8/255"
+    assert budget_label(8 / 255, "linf", several_norms=True) == "Linf epsilon 8/255"
+    assert budget_label(0.5, "l2") == "L2 epsilon 0.5"
+    assert budget_label(20, "l0") == "L0 epsilon 20 values"
+
+
+def test_distances_have_three_digits():
+    assert distance_label(1.234 / 255, "linf") == "1.23/255"
+    assert distance_label(0.12345, "l2") == "0.123"
+    assert distance_label(17, "l0") == "17"
 
 
 def test_hatching_stays_in_its_box_and_runs_diagonally():
@@ -128,6 +164,87 @@ def test_curves_tell_black_box_from_white_box_and_noise(black_box_study):
     assert set(curves.loc[curves["series"] == "square (black box)", "threat"]) == {"black_box"}
 
 
+def test_each_norm_has_its_group_in_the_order_of_the_headlines(two_norm_study):
+    groups = two_norm_study[2]
+    assert [group.norm for group in groups] == ["linf", "l2"]
+    assert [group.title.split(" · ")[-1] for group in groups] == ["Linf", "L2"]
+    assert [group.headline for group in groups] == [HEADLINES["linf"], 0.5]
+    for group in groups:
+        assert set(group.rows["norm"]) == {"", group.norm}
+        assert np.isfinite(group.rows["epsilon"]).all() and group.rows["epsilon"].max() < 1
+        assert set(group.worst_case()["epsilon"]) == {group.headline}
+    assert (two_norm_study[1]["epsilon"] == inf).any()
+
+
+def test_axes_are_in_the_units_of_their_norm(two_norm_study):
+    titles = [set(texts(drawing("accuracy_vs_epsilon", [group]))) for group in two_norm_study[2]]
+    assert "Epsilon (in 1/255)" in titles[0] and "Epsilon (L2)" in titles[1]
+    in_l2 = specification(FIGURES["accuracy_vs_epsilon"](two_norm_study[2][1]))
+    assert {value["size"] for value in in_l2["data"]["values"]} == {0, 0.25, 0.5}
+    assert {"0.25", "0.5"} <= titles[1]
+    panels = {value["panel"] for value in specification(FIGURES["heatmap"](two_norm_study[2][1]))["data"]["values"]}
+    assert panels == {"Worst case, L2 epsilon 0.5", "Clean"}
+
+
+def test_adaptive_attacks_are_on_the_diagonal_of_the_transfer_matrix(study):
+    scores, table, _ = study(schemes=("int8", "w4a4"), defenses=("none",), also=(), epsilons=(0, 8 / 255))
+    table["threat"] = table["threat"].replace({"white_box": "adaptive"})
+    (group,) = make_groups(table, footprints(table), HEADLINES, distances(scores, table))
+    cells = transfer_cells(group)
+    assert set(cells.loc[cells["surrogate"] == cells["variant"], "threat"]) == {"adaptive"}
+    assert len(cells) == 4
+
+
+def distance_values(group):
+    chart = specification(FIGURES["distance"](group))
+    return {value["variant"]: value for value in json.loads(json.dumps(chart["data"]["values"], allow_nan=False))}
+
+
+def test_distance_draws_quartiles_and_what_is_missing(two_norm_study):
+    _, _, (_, group) = two_norm_study
+    values = distance_values(group)
+    assert len(values) == len(group.distances) == 10
+    expected = group.distances.set_index("variant")
+    plain, masked = values["int8 · none"], values["w1a1 · none"]
+    for name in ("low", "median", "high"):
+        assert plain[name] == pytest.approx(expected.loc["int8 · none", name], abs=1e-4)
+    assert plain["end"] == plain["high"] and not plain["is_open"]
+    assert plain["label"] == f"{plain['median']:.3g}"
+    assert plain["found_for"] == "found for 100 %"
+    assert masked["median"] is None and masked["high"] is None and masked["is_open"]
+    share = expected.loc["w1a1 · none", "found"]
+    assert 0.25 < share < 0.5 and masked["label"] == f"found for {100 * share:.0f} %, flagged"
+    assert masked["median_told"] == "none found"
+    assert masked["end"] > max(value["high"] for value in values.values() if value["high"])
+    assert masked["flagged"] and not plain["flagged"]
+    assert masked["label"] in texts(drawing("distance", [group]))
+
+
+def test_distance_in_linf_counts_steps_of_the_grid():
+    rows = pd.DataFrame(
+        [("int8", 1 / 255, 2.5 / 255, inf), ("w4a4", inf, inf, inf)], columns=["scheme", "low", "median", "high"]
+    ).assign(defense="none", found=0.6, n=5, attacks="deepfool_linf", flags="", flagged=False)
+    rows["variant"] = rows["scheme"]
+    group = Group("t", "t", "linf", 8 / 255, "", None, rows, None, ["int8", "w4a4"], ["none"])
+    values = distance_values(group)
+    assert (values["int8"]["median"], values["int8"]["label"]) == (2.5, "2.5/255")
+    assert values["int8"]["is_open"] and not values["w4a4"]["is_open"]  # no bar, so no arrow on it
+    assert "Distance (in 1/255)" in texts(drawing("distance", [group]))
+    assert "found for 60 %" in texts(drawing("distance", [group]))
+
+
+def test_distance_is_drawn_where_nothing_was_found_at_all():
+    rows = pd.DataFrame([("int8", inf, inf, inf)], columns=["scheme", "low", "median", "high"])
+    rows = rows.assign(defense="none", found=0.0, n=5, attacks="jsma", flags="", flagged=False, variant="int8")
+    group = Group("t", "t", "l0", 9, "", None, rows, None, ["int8"], ["none"])
+    assert {"found for 0 %", "Distance (L0, values changed)"} <= set(texts(drawing("distance", [group])))
+    assert "none is known" in description("distance", group)
+
+
+def test_without_minimal_norm_attacks_there_is_no_distance(default_study):
+    assert texts(drawing("distance", default_study[2])) == ["Nothing to draw."]
+
+
 def test_transfer_matrix_is_complete_with_white_box_on_its_diagonal(default_study):
     (group,) = default_study[2]
     cells = transfer_cells(group)
@@ -152,13 +269,14 @@ def test_each_dataset_and_model_has_its_group(study):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_drawings_have_proper_titles_and_the_same_bytes_each_time(name, default_study):
-    groups = default_study[2]
+def test_drawings_have_proper_titles_and_the_same_bytes_each_time(name, two_norm_study):
+    groups = two_norm_study[2]
     drawn = drawing(name, groups)
     assert drawn == drawing(name, groups)
     titles = {
         "heatmap": {"Scheme", "Defense", "Accuracy (%)"},
         "accuracy_vs_epsilon": {"Epsilon (in 1/255)", "Robust accuracy (%)"},
+        "distance": {"Scheme", "Distance (L2)"},
         "transfer": {"Surrogate", "Target", "Accuracy (%)"},
         "pareto": {"Weights (kB)", "Accuracy (%)"},
     }

@@ -1,10 +1,9 @@
 from stages.reporting.findings import findings
-from tests.reporting.conftest import HEADLINE
 
 
 def sentences(study):
     _, table, groups = study
-    return findings(table, groups, HEADLINE)
+    return findings(table, groups)
 
 
 def test_three_sentences_say_what_was_done_found_and_not_to_be_trusted(default_study):
@@ -71,3 +70,54 @@ def test_every_dataset_and_model_has_its_best(study):
     found = sentences(several)
     assert len(found) == 4
     assert found[1].startswith("On cifar10 · resnet8, the most robust")
+
+
+def test_each_norm_has_its_best_and_its_distances(two_norm_study):
+    done, in_linf, in_l2, near, _ = sentences(two_norm_study)
+    assert (
+        "attacked with deepfool, pgd and pgd_l2 (white box), and with pgd and pgd_l2 transferred from the other "
+        "variants, on 100 test images each, at Linf epsilon up to 8/255 and L2 epsilon up to 0.5."
+    ) in done
+    for sentence, budget in ((in_linf, "Linf epsilon 8/255"), (in_l2, "L2 epsilon 0.5")):
+        assert sentence.startswith(f"At {budget}, the most robust quantized variant without a flag is <b>")
+        assert "of the images stay correctly classified under the worst of these attacks" in sentence
+    group = two_norm_study[2][1]
+    trusted = group.distances[~group.distances["flagged"]].sort_values("median")
+    assert near == (
+        "Half of the correctly classified images have an adversarial one within an L2 distance of "
+        f"{trusted['median'].iloc[0]:.3g} ({trusted['variant'].iloc[0]}) to "
+        f"{trusted['median'].iloc[-1]:.3g} ({trusted['variant'].iloc[-1]}), depending on the variant."
+    )
+
+
+def test_a_flagged_distance_is_not_told(study):
+    options = {"attacks": ("deepfool",), "transfer": (), "schemes": ("int8",), "defenses": ("none",), "also": ()}
+    told = sentences(study(**options))
+    assert len(told) == 4 and told[2].endswith(" (int8 · none).")
+    assert len(sentences(study(**options, masked=("int8",)))) == 3
+
+
+def test_datasets_and_norms_are_told_apart(study):
+    both = study(
+        datasets=("cifar10", "fashion_mnist"),
+        schemes=("int8",),
+        defenses=("none",),
+        also=(),
+        attacks=("pgd", "pgd_l2"),
+        transfer=(),
+        epsilons=(0, 8 / 255),
+        l2_epsilons=(0, 0.5),
+    )
+    openings = [sentence.split(", the")[0] for sentence in sentences(both)[1:-1]]
+    assert openings == [
+        f"On {dataset} · resnet8 at {budget}"
+        for dataset in ("cifar10", "fashion_mnist")
+        for budget in ("Linf epsilon 8/255", "L2 epsilon 0.5")
+    ]
+
+
+def test_a_study_in_l2_alone_names_its_norm(study):
+    alone = study(attacks=("pgd_l2",), transfer=(), schemes=("int8",), defenses=("none",), also=())
+    done, best, _ = sentences(alone)
+    assert done.endswith("at L2 epsilon up to 1.")
+    assert best.startswith("The most robust") and "stay correctly classified at L2 epsilon 0.5 under" in best

@@ -1,21 +1,23 @@
 import json
 import re
+from html import unescape
 
 import pandas as pd
 import pytest
+import yaml
 
 from stages.metrics.flags import MEANINGS
 from stages.reporting.examples import Picture, Row, png
 from stages.reporting.page import commands, page, table_columns
-from tests.reporting.conftest import HEADLINE
 
 STUDY = {"title": "A <small> study", "question": "Does it & its like hold?"}
-SETTINGS = {"study": STUDY, "evaluation": {"epsilons": [0, 8 / 255], "headline_epsilon": 8 / 255}, "rate": 0.4}
+EVALUATION = {"epsilons": {"linf": [0.0, 8 / 255], "l2": [0.2]}, "headline_epsilon": {"linf": 8 / 255, "l2": 0.2}}
+SETTINGS = {"study": STUDY, "evaluation": EVALUATION, "rate": 0.4, "defenses": {"fast_at": {"epsilon": 2 / 255}}}
 
 
 def html_of(study, strip=()):
     _, table, groups = study
-    return page(table, groups, list(strip), STUDY, HEADLINE, SETTINGS)
+    return page(table, groups, list(strip), STUDY, SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,10 @@ def html(default_study):
 
 
 def data_of(html):
-    return json.loads(re.search(r"const DATA = (.*);", html).group(1))
+    def refuse(constant):
+        raise ValueError(f"{constant} is not JSON")
+
+    return json.loads(re.search(r"const DATA = (.*);", html).group(1), parse_constant=refuse)
 
 
 def cells(column):
@@ -121,9 +126,65 @@ def test_text_from_the_settings_is_escaped(html):
 
 def test_settings_show_epsilons_as_people_write_them(html):
     settings = re.search(r"<pre tabindex=\"0\">(.*?)</pre>", html, re.S).group(1)
-    assert "headline_epsilon: 8/255" in settings
-    assert "- 8/255" in settings
-    assert "rate: 0.4" in settings
+    written = yaml.safe_load(settings)
+    assert written["evaluation"] == {
+        "epsilons": {"linf": [0, "8/255"], "l2": [0.2]},
+        "headline_epsilon": {"linf": "8/255", "l2": 0.2},  # which is 51/255, and no multiple of anything in L2
+    }
+    assert written["rate"] == 0.4
+    assert written["defenses"] == {"fast_at": {"epsilon": "2/255"}}
+
+
+def test_cells_of_several_norms_are_told_apart(two_norm_study):
+    _, table, _ = two_norm_study
+    constants, columns = table_columns(table)
+    assert "norm" not in constants
+    shown = pd.DataFrame({column["key"]: cells(column) for column in columns})
+    assert shown["norm"].tolist() == table["norm"].tolist()
+    labels = {norm: set(rows["epsilon"]) for norm, rows in shown.groupby("norm")}
+    assert labels == {"": {"0"}, "linf": {"0", "8/255", "any"}, "l2": {"0", "0.25", "0.5", "any"}}
+    (epsilon,) = (column for column in columns if column["key"] == "epsilon")
+    numbers = dict(zip(epsilon["values"], epsilon["order"], strict=True))
+    assert numbers == {"0": 0, "8/255": pytest.approx(8 / 255), "0.25": 0.25, "0.5": 0.5, "any": None}
+    assert {column["key"] for column in columns if column.get("filter")} >= {"norm", "epsilon"}
+    assert {column["key"] for column in columns if column.get("extra")} >= {"mean_l1", "eot_samples"}
+    assert "norm" in table_columns(table[table["norm"] != "l2"].reset_index(drop=True))[0]
+
+
+def test_commands_recompute_a_minimal_norm_attack_at_any_epsilon(two_norm_study):
+    _, table, _ = two_norm_study
+    mine = (table["attack"] == "deepfool") & (table["scheme"] == "int8") & (table["defense"] == "none")
+    item = "fashion_mnist-resnet8-int8-none-s0-deepfool"
+    job = f"python -m stages attack {item} --recompute && python -m stages score {item} --recompute"
+    assert mine.sum() == 4
+    found = pd.Series(commands(table))[mine]
+    assert set(found) == {f"{job} && python -m stages report all --recompute"}
+
+
+def test_a_page_of_several_norms_names_them(two_norm_study):
+    html = html_of(two_norm_study)
+    data_of(html)  # is JSON: no cell has an infinite number
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", html)
+    assert captions.count("fashion_mnist · resnet8 · L2") == 5  # also of the one figure of distances
+    assert set(captions) == {"fashion_mnist · resnet8 · Linf", "fashion_mnist · resnet8 · L2"}
+    assert "(row) at Linf epsilon 8/255 and L2 epsilon 0.5." in html
+    series = [set(json.loads(unescape(found))) for found in re.findall(r'data-series="([^"]*)"', html)]
+    assert [{name.split(" (")[0] for name in names if "transferred" not in name} for names in series] == [
+        {"worst case", "pgd"},
+        {"worst case", "pgd_l2", "deepfool"},
+    ]
+    for word in ("Norm", "Epsilon any", "Minimal-norm attack", "Distance", "Adaptive", "EOT"):
+        assert f"<dt>{word}</dt>" in html
+
+
+def test_distances_are_told_to_those_who_cannot_see_them(two_norm_study):
+    _, _, (_, in_l2) = two_norm_study
+    (text,) = (
+        text for text in re.findall(r'role="img" aria-label="([^"]*)"', html_of(two_norm_study)) if "Median" in text
+    )
+    assert all(f"({variant})" in text for variant in in_l2.distances["variant"] if variant != "w1a1 · none")
+    assert "None was found for more than half of the images of w1a1 · none." in text
+    assert "1 of 10 variants are flagged." in text
 
 
 def test_every_flag_is_explained_with_its_count(default_study, html):

@@ -19,7 +19,7 @@ from tests.reporting.conftest import HEADLINE, WEIGHT_BYTES
 
 EPSILONS = [0.0, HEADLINE, 1.0]
 SAMPLES = 40
-FIGURES = ["accuracy_vs_epsilon", "examples", "heatmap", "pareto", "transfer"]
+FIGURES = ["accuracy_vs_epsilon", "distance", "examples", "heatmap", "pareto", "transfer"]
 PRODUCTS = [
     *("report.html", "results.csv", "variants.csv", "worst_case.csv", "metrics.json"),
     *(f"figures/{figure}.svg" for figure in FIGURES),
@@ -75,8 +75,9 @@ class Inputs:
             "queries": np.zeros(shape, np.int64),
             "success": np.zeros(shape, bool),
         }
-        costs = {"epsilons": EPSILONS, "forwards": [1.0] * 3, "backwards": [1.0] * 3}
-        save_adversarial_set(path, AdversarialSet(variant, "pgd", "linf", "white_box", "digital", **costs, **arrays))
+        facts = {"variant": variant, "attack": "pgd", "norm": "linf", "minimal_norm": False, "threat": "white_box"}
+        costs = {"eot_samples": 1, "epsilons": EPSILONS, "forwards": [1.0] * 3, "backwards": [1.0] * 3}
+        save_adversarial_set(path, AdversarialSet(**facts, grid="digital", **costs, **arrays))
 
 
 def settings(headline=HEADLINE):
@@ -84,7 +85,7 @@ def settings(headline=HEADLINE):
         "study": {"title": "A study", "question": "What holds?"},
         "threads": 1,
         "data": {"mirror": "/nowhere", "validation": 10},
-        "evaluation": {"headline_epsilon": headline},
+        "evaluation": {"headline_epsilon": {"linf": headline}},
         "report": {"quality_targets": {"fashion_mnist": {"resnet8": 0.5}}, "examples": 4},
     }
 

@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 from stages.ledger.job import Job
 
-FIGURES = ("accuracy_vs_epsilon", "examples", "heatmap", "pareto", "transfer")
+FIGURES = ("accuracy_vs_epsilon", "distance", "examples", "heatmap", "pareto", "transfer")
 
 
 def pair(stem):

@@ -1,0 +1,114 @@
+"""Finds the budgets at which doubling an attack's iterations no longer helps, on validation data.
+
+Test data has no say in the choice of an attack's budget, as it has none in that of a network.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+
+from stages.artifacts.adversarial import EPSILON_TOLERANCE
+from stages.artifacts.datasets import load_dataset
+from stages.artifacts.networks import load_classifier
+from stages.attack import craft, is_minimal_norm, threat_of
+from stages.attacks.attacked import Attacked
+from stages.datasets.arrays import evaluation_samples
+from stages.datasets.tensors import as_input
+from stages.metrics.paired import significantly_lower
+from stages.plan import Variant, variants
+from stages.runtime import configure
+
+
+def tune(params: Any, count: int, doublings: int, tell: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
+    """The settings of each attack of the study, its budgets doubled for as long as that helps on any variant.
+
+    Helping is leaving significantly fewer of `count` validation samples correct at the headline epsilon of the
+    attack's norm (McNemar's exact test, as in `not_converged`). What each doubling leaves is told in a line.
+    Raises FileNotFoundError where the study's networks were not made yet.
+    """
+    device = configure(params)
+    found = {}
+    for name, settings in params.attacks.items():
+        plugin = importlib.import_module(f"stages.attacks.{params.plugin(name)}")
+        if hasattr(plugin, "BUDGET"):
+            knobs = {knob: value for knob, value in settings.items() if knob != "attack"}
+            attacked = [_Target(variant, name, plugin, params, count, device) for variant in variants(params)]
+            budget = _enough(attacked, name, knobs, _budget(plugin, knobs), doublings, tell)
+            found[name] = settings | budget
+    return found
+
+
+def as_yaml(attacks: dict[str, dict[str, Any]]) -> str:
+    """The settings as the `attacks` of a params.yaml."""
+    return yaml.safe_dump({"attacks": attacks}, sort_keys=False, default_flow_style=None, width=100)
+
+
+class _Target:
+    """Validation samples of one variant, to be attacked again and again."""
+
+    def __init__(self, variant: Variant, attack: str, plugin: Any, params: Any, count: int, device: torch.device):
+        evaluation = params.values["evaluation"]
+        validation = load_dataset(Path(f"{variant.prepared}.safetensors")).val
+        samples = evaluation_samples(validation.labels, min(count, len(validation)))
+        classifier = load_classifier(Path(variant.network), device)
+        self.digital = evaluation["grid"] == "digital"
+        _, eot_samples = threat_of(plugin, classifier, evaluation["eot_samples"])
+        self.classifier = Attacked(classifier, digital=self.digital, eot_samples=eot_samples)
+        self.inputs = as_input(torch.from_numpy(validation.inputs[samples]).to(device))
+        self.labels = torch.from_numpy(validation.labels[samples]).to(device)
+        self.plugin, self.name = plugin, f"{variant.name}-{attack}"
+        self.epsilon = evaluation["headline_epsilon"][plugin.NORM]
+
+    def correct(self, knobs: dict[str, Any]) -> pd.Series:
+        """Which samples withstand the attack within the headline epsilon, bool [N]."""
+        minimal = is_minimal_norm(self.plugin)
+        result = craft(
+            self.plugin,
+            self.classifier,
+            self.inputs,
+            self.labels,
+            epsilons=[inf if minimal else self.epsilon],
+            knobs=knobs,
+            digital=self.digital,
+            name=self.name,
+        )
+        near = result.distance[0].cpu().numpy() <= self.epsilon + EPSILON_TOLERANCE if minimal else True
+        return pd.Series(~(result.success[0].cpu().numpy() & np.asarray(near)))
+
+
+def _budget(plugin: Any, knobs: dict[str, Any]) -> dict[str, int]:
+    parameters = inspect.signature(plugin.attack).parameters
+    return {knob: knobs.get(knob, parameters[knob].default) for knob in plugin.BUDGET}
+
+
+def _enough(
+    targets: list[_Target], name: str, knobs: dict[str, Any], budget: dict[str, int], doublings: int, tell
+) -> dict[str, int]:
+    """The first budget whose double helps on no target, or the largest that was tried."""
+    left = [target.correct(knobs | budget) for target in targets]
+    tell(_line(name, budget, targets, left))
+    for _ in range(doublings):
+        doubled = {knob: 2 * value for knob, value in budget.items()}
+        now = [target.correct(knobs | doubled) for target in targets]
+        tell(_line(name, doubled, targets, now))
+        if not any(significantly_lower(after, before) for after, before in zip(now, left, strict=True)):
+            return budget
+        budget, left = doubled, now
+    tell(f"{name}: doubling still helped at the last try")
+    return budget
+
+
+def _line(name: str, budget: dict[str, int], targets: list[_Target], left: list[pd.Series]) -> str:
+    shares = ", ".join(
+        f"{target.name.removesuffix(f'-{name}')} {series.mean():.1%}"
+        for target, series in zip(targets, left, strict=True)
+    )
+    return f"{name} {', '.join(f'{knob} {value}' for knob, value in budget.items())}: left standing {shares}"

@@ -1,0 +1,105 @@
+from math import inf
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stages.metrics.results import results
+from stages.reporting.distances import distances
+from tests.synthetic import synthetic_scores
+
+OPTIONS = {"schemes": ("int8",), "defenses": ("none",), "also": (), "transfer": (), "samples": 40, "test_samples": 80}
+
+
+def measured(scores):
+    return distances(scores, results(scores, {}))
+
+
+def study(**options):
+    return synthetic_scores(**(OPTIONS | options))
+
+
+def by_hand(found, attack="deepfool", norm="l2"):
+    """Scores of one int8 network; `found` has per sample the distance of the error, infinite where there is none."""
+    found = np.array(found, dtype=float)
+    shared = {"dataset": "data", "model": "net", "scheme": "int8", "defense": "none", "seed": 0, "flips": 0}
+    shared |= {"sample": np.arange(len(found)), "label": 0, "prediction": 0, "surrogate": "", "grid": ""}
+    shared |= {"l0": 0, "l1": 0.0, "l2": 0.0, "linf": 0.0, "forwards": 1.0, "backwards": 0.0}
+    shared |= {"eot_samples": 0, "stochastic": False, "gradient_norm": 1.0}
+    clean = {"threat": "clean", "attack": "clean", "norm": "", "minimal_norm": False, "epsilon": 0.0}
+    clean |= {"correct": True}
+    crafted = {"threat": "white_box", "attack": attack, "norm": norm, "minimal_norm": True, "epsilon": inf}
+    crafted |= {"correct": np.isinf(found), norm: np.where(np.isinf(found), 0, found)}
+    return pd.DataFrame(shared | clean), pd.DataFrame(shared | crafted)
+
+
+@pytest.mark.parametrize("norm", ["l0", "l1", "l2", "linf"])
+def test_quartiles_are_distances_within_which_that_many_have_an_error(norm):
+    (row,) = measured(pd.concat(by_hand([4, 1, 3, 2], norm=norm))).to_dict("records")
+    assert (row["low"], row["median"], row["high"]) == (1, 2, 3)
+    assert (row["norm"], row["n"], row["found"], row["attacks"]) == (norm, 4, 1, "deepfool")
+
+
+@pytest.mark.parametrize(
+    ("found", "quartiles"),
+    [([1, 2, inf, inf], (1, 2, inf)), ([1, inf, inf, inf], (1, inf, inf)), ([inf] * 4, (inf, inf, inf))],
+)
+def test_what_was_not_found_is_infinitely_far(found, quartiles):
+    (row,) = measured(pd.concat(by_hand(found))).to_dict("records")
+    assert (row["low"], row["median"], row["high"]) == quartiles
+    assert row["found"] == np.isfinite(found).mean()
+
+
+def test_images_that_are_wrong_when_clean_do_not_count():
+    clean, crafted = by_hand([0, 1, 2, 3])
+    clean["correct"] = clean["sample"] > 0
+    (row,) = measured(pd.concat([clean, crafted])).to_dict("records")
+    assert (row["low"], row["median"], row["high"], row["n"]) == (1, 2, 3, 3)
+
+
+def test_of_several_attacks_the_nearest_counts_for_each_image():
+    clean, first = by_hand([1, 9, 9, inf])
+    _, second = by_hand([9, 2, 3, 4], attack="ddn")
+    (row,) = measured(pd.concat([clean, first, second])).to_dict("records")
+    assert (row["low"], row["median"], row["high"], row["attacks"]) == (1, 2, 3, "ddn, deepfool")
+
+
+def test_attacks_with_budgets_and_transferred_ones_have_no_say():
+    alone = measured(study(attacks=("deepfool",)))
+    scores = study(attacks=("noise", "pgd", "pgd_l2", "deepfool"), schemes=("int8", "w4a4"), transfer=("deepfool",))
+    among_others = measured(scores)
+    assert (scores[scores["attack"] == "pgd_l2"]["epsilon"] == inf).any()
+    among_others = among_others[among_others["scheme"] == "int8"]
+    pd.testing.assert_frame_equal(among_others.reset_index(drop=True), alone)
+    assert measured(study(attacks=("pgd", "pgd_l2"))).empty
+
+
+def test_the_made_up_margins_come_back():
+    """A minimal-norm attack at infinity: its own distances of the images that are right when clean."""
+    scores = study(attacks=("deepfool",))
+    rows = scores[(scores["attack"] == "deepfool") & (scores["epsilon"] == inf)]
+    sizes = np.sort(rows["l2"][rows["l2"] > 0])
+    (row,) = measured(scores).to_dict("records")
+    assert row["n"] == len(sizes)
+    assert row["median"] == sizes[(len(sizes) + 1) // 2 - 1]
+
+
+def test_seeds_are_pooled():
+    both = measured(study(attacks=("deepfool",), seeds=(0, 1)))
+    each = [measured(study(attacks=("deepfool",), seeds=(seed,))) for seed in (0, 1)]
+    assert len(both) == 1
+    assert both["n"].item() == sum(found["n"].item() for found in each)
+    medians = sorted(found["median"].item() for found in each)
+    assert medians[0] <= both["median"].item() <= medians[1]
+
+
+def test_flags_are_those_of_the_attack_that_found_the_nearest():
+    masked = study(attacks=("deepfool", "ddn"), masked=("int8",))
+    assert "no_collapse" in measured(masked)["flags"].item().split(";")
+    # A second attack that is no use takes nothing away from one that works.
+    clean, first = by_hand([1, 2, 3, 4])
+    _, useless = by_hand([inf] * 4, attack="ddn")
+    scores = pd.concat([clean, first, useless])
+    table = results(scores, {})
+    assert table.set_index("attack").loc["ddn", "flags"] == "no_collapse"
+    assert distances(scores, table)["flags"].item() == ""
