@@ -32,6 +32,7 @@ except (ValueError, OSError) as error:
     sys.exit(f"error: {sentence(error)}")
 
 shown = partial(summarise, Path(os.path.relpath(folder, launched_from)))
+report = study.task("report", "all").job
 schedule = Schedule(workflow, study.ledger, shown, launched_from)
 inputs = schedule.inputs
 
@@ -183,17 +184,7 @@ rule report:
     input:
         inputs("report", "all"),
     output:
-        "data/results/report.html",
-        "data/results/results.csv",
-        "data/results/variants.csv",
-        "data/results/worst_case.csv",
-        "data/results/metrics.json",
-        "data/results/figures/accuracy_vs_epsilon.svg",
-        "data/results/figures/distance.svg",
-        "data/results/figures/examples.svg",
-        "data/results/figures/heatmap.svg",
-        "data/results/figures/pareto.svg",
-        "data/results/figures/transfer.svg",
+        report.products,
     log:
         "logs/report/all.log",
     benchmark:

@@ -17,6 +17,10 @@ RESULTS = "data/results"
 FIGURES = ("accuracy_vs_epsilon", "distance", "examples", "heatmap", "pareto", "transfer")
 WORST_CASE = f"{RESULTS}/worst_case.csv"
 
+# Of an extended evaluation.
+DIAGNOSTIC_FIGURES = ("attribution", "boundary_distance", "gradient_cosine", "quantization_shift")
+DIAGNOSTICS = f"{RESULTS}/diagnostics.csv"
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -148,7 +152,7 @@ def tasks(params: Params) -> list[Task]:
         *(_probe(params, variant, attack) for variant, attack in scored if _is_probed(params, attack)),
         *(_diagnose(params, variant) for variant in attacked if params.evaluation.extended),
     ]
-    return [*made, _report(params, [task for task in made if task.job.rule in ("score", "probe")])]
+    return [*made, _report(params, [task for task in made if task.job.rule in ("score", "probe", "diagnose")])]
 
 
 def dvc_plots(params: Params) -> list[dict[str, Any]]:
@@ -299,12 +303,15 @@ def _report(params: Params, judgements: list[Task]) -> Task:
         *_files(*(variant.adversarial(attack) for variant, attack in shown)),
         *_files(*dict.fromkeys(variant.prepared for variant, _ in shown)),
     ]
+    extended = params.evaluation.extended
+    figures = [*FIGURES, *(DIAGNOSTIC_FIGURES if extended else ())]
+    tables = [f"{RESULTS}/results.csv", f"{RESULTS}/variants.csv", WORST_CASE, *([DIAGNOSTICS] if extended else [])]
     job = Job(
         item="all",
         inputs=tuple(inputs),
         params=_reported(params),
-        outputs=(f"{RESULTS}/report.html", *(f"{RESULTS}/figures/{figure}.svg" for figure in FIGURES)),
-        tracked=(f"{RESULTS}/results.csv", f"{RESULTS}/variants.csv", WORST_CASE),
+        outputs=(f"{RESULTS}/report.html", *(f"{RESULTS}/figures/{figure}.svg" for figure in figures)),
+        tracked=tuple(tables),
         metrics=(f"{RESULTS}/metrics.json",),
         **_code("report"),
     )

@@ -8,6 +8,7 @@ import pandas as pd
 
 from stages.artifacts.adversarial import AdversarialSet, load_adversarial_set
 from stages.artifacts.datasets import load_dataset
+from stages.metrics.diagnostics import diagnostics_table
 from stages.metrics.results import (
     EPSILON_TOLERANCE,
     csv_text,
@@ -16,7 +17,7 @@ from stages.metrics.results import (
     variants_table,
     worst_case_table,
 )
-from stages.reporting import examples
+from stages.reporting import diagnostics, examples
 from stages.reporting.distances import distances
 from stages.reporting.figures import FIGURES, groups, svg
 from stages.reporting.page import page
@@ -34,11 +35,12 @@ def run(task, params, outputs) -> None:
     job = task.job
     settings = _used(job, params)
     headlines = settings["evaluation"]["headline_epsilon"]
-    scores = pd.concat([pd.read_parquet(file) for file in _inputs(job, "scores", ".parquet")], ignore_index=True)
-    probes = [pd.read_parquet(file) for file in _inputs(job, "probes", ".parquet")]
+    scores = _gathered(job, "scores")
+    probes = _gathered(job, "probes")
+    diagnosed = _gathered(job, "diagnostics")
     networks = [json.loads(file.read_text()) for folder in NETWORK_FOLDERS for file in _inputs(job, folder, ".json")]
     strip = _strip(job, scores, headlines, settings["report"]["examples"])
-    texts = _texts(scores, probes, networks, strip, headlines, settings)
+    texts = _texts(scores, probes, diagnosed, networks, strip, headlines, settings)
     for product in job.products:
         name = Path(product).name
         if name not in texts:
@@ -50,7 +52,8 @@ def run(task, params, outputs) -> None:
 
 def _texts(
     scores: pd.DataFrame,
-    probes: list[pd.DataFrame],
+    probes: pd.DataFrame | None,
+    diagnosed: pd.DataFrame | None,
     networks: list[dict],
     strip: list[examples.Row],
     headlines: dict[str, float],
@@ -58,22 +61,37 @@ def _texts(
 ) -> dict[str, str]:
     """What each product holds, by file name. The headline numbers are those of the first norm with budgets."""
     norm = next(iter(headlines))
-    probed = pd.concat(probes, ignore_index=True) if probes else None
-    table = results(scores, settings["report"]["quality_targets"], probed)
+    table = results(scores, settings["report"]["quality_targets"], probes)
     variants = variants_table(networks)
     drawn = groups(table, variants, headlines, distances(scores, table))
     figures = {
         f"{name}.svg": svg([(group.title, figure(group)) for group in drawn], "Nothing to draw.")
         for name, figure in FIGURES.items()
     }
-    return figures | {
-        "examples.svg": svg([("", examples.chart(strip))], "No adversarial images to show."),
-        "results.csv": csv_text(table),
-        "variants.csv": csv_text(variants),
-        "worst_case.csv": csv_text(worst_case_table(table, norm)),
-        "metrics.json": json.dumps(metrics(table, norm, headlines[norm]), indent=2) + "\n",
-        "report.html": page(table, drawn, strip, settings["study"], settings),
+    subjects = [] if diagnosed is None else diagnostics.diagnosed(diagnosed, variants)
+    figures |= {
+        f"{name}.svg": svg([(subject.title, figure(subject)) for subject in subjects], "Nothing to draw.")
+        for name, figure in diagnostics.FIGURES.items()
     }
+    tables = {} if diagnosed is None else {"diagnostics.csv": csv_text(diagnostics_table(diagnosed))}
+    return (
+        figures
+        | tables
+        | {
+            "examples.svg": svg([("", examples.chart(strip))], "No adversarial images to show."),
+            "results.csv": csv_text(table),
+            "variants.csv": csv_text(variants),
+            "worst_case.csv": csv_text(worst_case_table(table, norm)),
+            "metrics.json": json.dumps(metrics(table, norm, headlines[norm]), indent=2) + "\n",
+            "report.html": page(table, drawn, subjects, strip, settings["study"], settings),
+        }
+    )
+
+
+def _gathered(job, folder: str) -> pd.DataFrame | None:
+    """The rows of all Parquet files of one folder among the inputs; None where there is none."""
+    frames = [pd.read_parquet(file) for file in _inputs(job, folder, ".parquet")]
+    return pd.concat(frames, ignore_index=True) if frames else None
 
 
 def _used(job, params) -> dict:

@@ -6,25 +6,24 @@ Test data has no say in the choice of an attack's budget, as it has none in that
 import importlib
 import inspect
 from collections.abc import Callable
-from math import inf
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 import yaml
 
-from stages.artifacts.adversarial import EPSILON_TOLERANCE
 from stages.artifacts.datasets import load_dataset
 from stages.artifacts.networks import load_classifier
-from stages.attack import craft, is_minimal_norm, threat_of
+from stages.attack import BATCH_SIZE, threat_of
 from stages.attacks.attacked import Attacked
 from stages.datasets.arrays import evaluation_samples
 from stages.datasets.tensors import as_input
 from stages.metrics.paired import significantly_lower
 from stages.plan import Variant, variants
+from stages.probe import broken_within
 from stages.runtime import configure
+from stages.seeds import seed_of
 
 
 def tune(params: Any, count: int, doublings: int, tell: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
@@ -69,19 +68,13 @@ class _Target:
 
     def correct(self, knobs: dict[str, Any]) -> pd.Series:
         """Which samples withstand the attack within the headline epsilon, bool [N]."""
-        minimal = is_minimal_norm(self.plugin)
-        result = craft(
-            self.plugin,
-            self.classifier,
-            self.inputs,
-            self.labels,
-            epsilons=[inf if minimal else self.epsilon],
-            knobs=knobs,
-            digital=self.digital,
-            name=self.name,
-        )
-        near = result.distance[0].cpu().numpy() <= self.epsilon + EPSILON_TOLERANCE if minimal else True
-        return pd.Series(~(result.success[0].cpu().numpy() & np.asarray(near)))
+        setting = {"epsilon": self.epsilon, "digital": self.digital}
+        broken = []
+        for start in range(0, len(self.inputs), BATCH_SIZE):
+            batch = self.inputs[start : start + BATCH_SIZE], self.labels[start : start + BATCH_SIZE]
+            seed = seed_of(self.name, f"attack from sample {start}")
+            broken += broken_within(self.plugin, self.classifier, *batch, knobs, **setting, seed=seed).tolist()
+        return ~pd.Series(broken)
 
 
 def _budget(plugin: Any, knobs: dict[str, Any]) -> dict[str, int]:

@@ -47,8 +47,8 @@ def test_the_default_study(params):
         "train": 1,
         "defend": 2,
         "quantize": 7,
-        "score": 10 + 40,
-        "attack": 40,
+        "score": 10 + 60,
+        "attack": 60,
         "report": 1,
     }
 
@@ -110,7 +110,7 @@ def test_a_float_network_is_made_but_not_attacked_where_only_its_quantized_varia
     assert [variant.scheme for variant in variants(quantized)] == ["int8"]
     assert [variant.scheme for variant in networks(quantized)] == ["fp32", "int8"]
     rules = [job.rule for job in plan(quantized)]
-    assert rules == ["prepare", "defend", "quantize", "score", *["attack"] * 4, *["score"] * 4, "report"]
+    assert rules == ["prepare", "defend", "quantize", "score", *["attack"] * 6, *["score"] * 6, "report"]
 
 
 def test_transfer_sets_are_those_of_the_other_variants_of_the_same_dataset_model_and_seed(params):
@@ -230,9 +230,9 @@ def test_an_extended_evaluation_probes_what_has_a_budget_or_gradients(params):
     probes = [job for job in jobs if job.rule == "probe"]
     name = "fashion_mnist-resnet8-w1a1-none-s0"
     assert {job.item for job in probes if name in job.item} == {
-        f"{name}-{attack}" for attack in ("fgsm", "pgd", "square")
+        f"{name}-{attack}" for attack in ("ddn", "fgsm", "pgd", "square")
     }
-    assert len(probes) == 30
+    assert len(probes) == 40
     probe = job(extended, "probe", f"{name}-pgd")
     assert probe.inputs == job(extended, "attack", f"{name}-pgd").inputs
     evaluation = ("samples", "grid", "eot_samples", "headline_epsilon.linf")

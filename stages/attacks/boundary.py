@@ -31,8 +31,10 @@ from stages.knobs import Count, Fraction, Positive
 NORM = "l2"
 THREAT = "black_box"
 ITERATIVE = False  # in gradient steps: none are taken here
+BUDGET = ("iterations",)  # what twice the effort doubles
 
-SMALLEST = 1e-5  # to which a step size shrinks, as a fraction of the distance
+RETREAT = 0.1
+SMALLEST = 1e-3  # to which a step size shrinks, as a fraction of the distance
 LARGEST = 1.0
 
 
@@ -94,6 +96,12 @@ def attack(
             points[rest] = torch.where(to_rows(alone[rest], points), beside[rest], points[rest])
             around = adapted(around, alone, step_adaptation)
             toward = torch.where(alone, adapted(toward, both, step_adaptation), toward)
+            stuck = (around < SMALLEST).nonzero()[:, 0]
+            if len(stuck):
+                retreat = shrunk(search, points[stuck], samples[stuck], torch.full_like(around[stuck], 1 + RETREAT))
+                safe = is_adversarial(search, retreat, samples[stuck])
+                points[stuck] = torch.where(to_rows(safe, points), retreat, points[stuck])
+                around[stuck], toward[stuck] = delta, RETREAT
 
     return attack_nearest(find, classifier, inputs, labels, norm=NORM, generator=generator, gradients=False)
 
@@ -107,4 +115,4 @@ def around_original(search: Search, points: Tensor, samples: Tensor, step: Tenso
 
 def adapted(size: Tensor, succeeded: Tensor, factor: float) -> Tensor:
     """Step sizes [M], divided by the factor where the step succeeded and else multiplied by it."""
-    return torch.where(succeeded, size / factor, size * factor).clamp(SMALLEST, LARGEST)
+    return torch.where(succeeded, size / factor, size * factor).clamp(max=LARGEST)

@@ -22,6 +22,7 @@ from stages.knobs import Count, NonNegative, Positive
 NORM = "l2"
 THREAT = "white_box"
 ITERATIVE = True
+BUDGET = ("steps",)  # what twice the effort doubles
 DECAY = 0.9  # of the learning rate in a descent: steps of one length leap about the nearest point
 
 

@@ -13,6 +13,7 @@ from stages.knobs import Count, Fraction, NonNegative, Positive
 NORM = "linf"
 THREAT = "white_box"
 ITERATIVE = True
+BUDGET = ("steps",)  # what twice the effort doubles
 REACH = 0.1  # of tau: the longest step of Adam in tanh space, or else the steps would be longer than the perturbation
 
 

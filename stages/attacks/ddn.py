@@ -14,6 +14,7 @@ from stages.knobs import Count, Fraction, Positive
 NORM = "l2"
 THREAT = "white_box"
 ITERATIVE = True
+BUDGET = ("steps",)  # what twice the effort doubles
 
 
 def attack(

@@ -17,6 +17,7 @@ from stages.knobs import Count, NonNegative, Positive
 NORM = "l1"
 THREAT = "white_box"
 ITERATIVE = True
+BUDGET = ("steps",)  # what twice the effort doubles
 
 
 def attack(
@@ -31,6 +32,7 @@ def attack(
     initial_constant: Positive = 0.01,
     beta: NonNegative = 0.003,
     rule: Literal["l1", "elastic_net"] = "l1",
+    momentum: bool = True,
     confidence: NonNegative = 0.0,
 ) -> AttackResult:
     """Minimise constant * f + the squared L2 distance + beta * the L1 distance by FISTA, for constants by bisection.
@@ -42,6 +44,7 @@ def attack(
     beta: what L1 weighs, and the change below which a value stays as it is. The paper has 0.001; more is sparser.
     rule: which of the adversarial points is kept, the nearest in L1 or the one of least elastic-net distance, which is
     the squared L2 distance + beta * the L1 distance. The result's distance is L1 with both.
+    momentum: FISTA, else ISTA, which with few steps ends nearer by the elastic-net rule, and farther in L1.
     FISTA has two points a step, the iterate and the one ahead of it by momentum. Only the latter is looked at, for its
     gradient and as a candidate at once (it is as sparse), clipped to [0, 1]; the last iterate is looked at as well.
     A sample leaves a descent when its loss has stalled for a tenth of the steps, 10 at least, each by itself.
@@ -66,7 +69,7 @@ def attack(
                 slope = 2 * (ahead - originals) + weights * gradient
                 previous, iterate = iterate, shrink(ahead - rate * slope, originals, beta)
                 if step < steps:
-                    ahead = (iterate + step / (step + 3) * (iterate - previous)).clamp(0, 1)
+                    ahead = (iterate + momentum * step / (step + 3) * (iterate - previous)).clamp(0, 1)
                     logits, gradient = search.gradient(ahead, loss, samples)
                 else:
                     ahead = iterate

@@ -13,6 +13,7 @@ from stages.knobs import Count, Fraction, Positive
 NORM = "l2"
 THREAT = "white_box"
 ITERATIVE = True
+BUDGET = ("steps",)  # what twice the effort doubles
 
 
 def attack(
@@ -23,14 +24,14 @@ def attack(
     generator: torch.Generator,
     steps: Count = 100,
     step_size: Positive = 0.3,
-    gamma: Fraction = 0.05,
+    gamma: Fraction = 0.1,
 ) -> AttackResult:
     """Climb the logit margin inside a ball that shrinks where the classifier errs and grows where it does not.
 
     inputs: float32 [N, ...] in [0, 1]. labels: int64 [N].
-    steps: how many, for every sample. step_size: the L2 length of the first step, in input units (the paper tunes it).
+    steps: how many, for every sample. step_size: the L2 length of the first step, in input units.
     gamma: by how much the first step changes the radius of the ball, as a share of it.
-    Step size and gamma decay to a hundredth along a cosine.
+    Step size and gamma, which the paper tunes for each network, decay to a hundredth along a cosine.
     Passes a sample: two forward, and one more forward and one backward for each step.
     Returns one row [1, N], with the input as it was and no success where nothing was found.
     Raises ValueError if an input is outside [0, 1].

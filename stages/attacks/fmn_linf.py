@@ -13,6 +13,7 @@ from stages.knobs import Count, Fraction, Positive
 NORM = "linf"
 THREAT = "white_box"
 ITERATIVE = True
+BUDGET = ("steps",)  # what twice the effort doubles
 
 
 def attack(

@@ -25,6 +25,7 @@ from stages.knobs import Count, Fraction
 NORM = "l2"
 THREAT = "black_box"
 ITERATIVE = False  # in gradient steps: none are taken here
+BUDGET = ("queries",)  # what twice the effort doubles
 
 TURNS = (1.0, 0.8, 0.6, 0.4, 0.2, 0.1)  # toward the normal, the first of which that is adversarial is taken
 

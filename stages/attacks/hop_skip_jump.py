@@ -23,6 +23,7 @@ from stages.knobs import Count
 NORM = "l2"
 THREAT = "black_box"
 ITERATIVE = False  # in gradient steps: none are taken here
+BUDGET = ("iterations",)  # what twice the effort doubles
 
 STEP_HALVINGS = 10  # of a step that does not end at an adversarial point
 

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from stages.attacks.gradient_ascent import Loss, where
+from stages.attacks.fast_minimum_norm import per_sample, unit
+from stages.attacks.gradient_ascent import Loss, margin, where
 from stages.attacks.minimal_norm import Search
 
-LEAST_GAP = 1e-4  # of the largest logit; a step that closes less may be lost in rounding
+LEAST_DISTANCE = 1e-5  # in input units; a shorter step may be lost in rounding
 LONGER = 1.1  # by how much; twice as long went beyond the nearest errors, by 5 % at 4 bits
 TINY = 1e-12  # what a gradient of 0 counts as, so that it leads nowhere
 
@@ -27,23 +28,23 @@ def cross_linearized_boundaries(search: Search, *, steps: int, overshoot: float,
 
     Distances are in the norm of the search, l2 or linf. A step is `overshoot` longer than the distance, as a share.
     candidates: how many other classes are looked at, those with the highest logits.
-    What [0, 1] clips off a step is made up for by the next one, which leaves out the values that cannot move. A sample
-    is done when the classifier errs on it, or when none of its values can move. Where a step leaves the logits as they
-    were, on a plateau of a quantized network, the next one is longer.
+    What [0, 1] clips off a step is left to the next one. Where many values are clipped this takes many small steps, but
+    to leave out the values that cannot move, and so go further with the others, ends 6 to 10 % farther away. After a
+    step that closed less than half of what was left, as many do there and on the plateaus of quantized networks, the
+    next one is longer. A sample is done when the classifier errs on it, or when none of its values can move.
     Passes a step: one backward for each class, and two forward, as one without a gradient says which samples go on.
     """
     points, samples = search.inputs, torch.arange(len(search.labels), device=search.labels.device)
-    stretch = torch.ones_like(points.flatten(1)[:, :1])
+    stretch = torch.ones(search.labels.shape, device=points.device)
     for _ in range(steps):
         logits, gradients = search.gradients(points, excesses(candidates), samples)
-        closed = LEAST_GAP * logits.abs().amax(1, keepdim=True)
-        gaps = stretch * torch.maximum(-excesses(candidates)(logits, search.labels[samples]), closed)
-        step = nearest_step(points, gaps, gradients, search.norm)
-        ahead = (points + (1 + overshoot) * step.change).clamp(0, 1)
+        gaps = -excesses(candidates)(logits, search.labels[samples])
+        step = nearest_step(gaps, gradients, search.norm)
+        ahead = (points + (1 + overshoot) * per_sample(stretch, points) * step.change).clamp(0, 1)
         logits_ahead = search.logits(ahead, samples)
         going_on = ~search.wrong(logits_ahead, samples) & (ahead != points).flatten(1).any(1)
-        plateau = torch.isclose(logits_ahead, logits, rtol=LEAST_GAP, atol=0).all(1, keepdim=True)
-        stretch = torch.where(plateau, LONGER * stretch, 1)
+        slow = margin(logits_ahead, search.labels[samples]) <= margin(logits, search.labels[samples]) / 2
+        stretch = torch.where(slow, LONGER * stretch, 1)
         points, samples, stretch = (kept[going_on] for kept in (ahead, samples, stretch))
         if not len(samples):
             break
@@ -59,12 +60,11 @@ def excesses(candidates: int) -> Loss:
     return loss
 
 
-def nearest_step(points: Tensor, gaps: Tensor, gradients: list[Tensor], norm: str) -> Step:
+def nearest_step(gaps: Tensor, gradients: list[Tensor], norm: str) -> Step:
     """The shortest of the steps that close the gaps [N, C], each along its gradient, one of C [N, ...] (equation 8)."""
-    nearest = Step(torch.full_like(gaps[:, 0], torch.inf), torch.zeros_like(points))
+    nearest = Step(torch.full_like(gaps[:, 0], torch.inf), torch.zeros_like(gradients[0]))
     for gap, gradient in zip(gaps.unbind(1), gradients, strict=True):
-        blocked = ((points <= 0) & (gradient < 0)) | ((points >= 1) & (gradient > 0))
-        step = step_across(gap, gradient.masked_fill(blocked, 0), norm)
+        step = step_across(gap, gradient, norm)
         nearer = step.distance < nearest.distance
         nearest = Step(*(where(nearer, new, old) for new, old in zip(step, nearest, strict=True)))
     return nearest
@@ -76,8 +76,6 @@ def step_across(gap: Tensor, gradient: Tensor, norm: str) -> Step:
     Its length is the gap over the dual norm of the gradient, its direction where the gradient gains most in that norm.
     """
     dual = torch.linalg.vector_norm(gradient.flatten(1), {"l2": 2, "linf": 1}[norm], dim=1)
-    distance = torch.where(dual > TINY, gap / dual, torch.inf)
-    length = distance.nan_to_num(posinf=0).reshape(-1, *[1] * (gradient.ndim - 1))
-    if norm == "linf":
-        return Step(distance, length * gradient.sign())
-    return Step(distance, length * gradient / dual.clamp_min(TINY).reshape(length.shape))
+    distance = torch.where(dual > TINY, (gap / dual).clamp_min(LEAST_DISTANCE), torch.inf)
+    length = per_sample(distance.nan_to_num(posinf=0), gradient)
+    return Step(distance, length * (gradient.sign() if norm == "linf" else unit(gradient)))

@@ -17,6 +17,7 @@ from stages.knobs import Count, NonNegativeInt, Positive
 NORM = "l2"
 THREAT = "black_box"
 ITERATIVE = False  # in gradient steps: none are taken here
+BUDGET = ("steps",)  # what twice the effort doubles
 
 BETA_1, BETA_2, TINY = 0.9, 0.999, 1e-8  # ADAM's, as in the paper
 CHUNK = 32  # coordinates of each sample that are asked about at once, which bounds the memory
@@ -32,7 +33,7 @@ def attack(
     search_steps: Count = 5,
     coordinates: Count = 128,
     learning_rate: Positive = 0.01,
-    initial_constant: Positive = 1.0,
+    initial_constant: Positive = 0.01,
     difference: Positive = 0.004,
     halvings: NonNegativeInt = 8,
 ) -> AttackResult:

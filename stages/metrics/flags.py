@@ -28,6 +28,8 @@ ATTACK = [*VARIANT, "attack", "norm"]
 # Threats whose attacker has the attacked network's gradients, and those whose attacker optimises on that network.
 WITH_GRADIENTS = ("white_box", "adaptive")
 OPTIMISED_ON_TARGET = (*WITH_GRADIENTS, "black_box")
+# Flags that say that one attack is weak, and nothing about the network: another attack may make up for it.
+OF_ONE_ATTACK = ("not_converged", "planted_missed")
 BASELINE_SCHEMES = ("fp32", "int8")
 
 # One sentence each for readers of the report.
@@ -264,7 +266,8 @@ def inherited_by_worst_case(outcomes: Outcomes, flagged: dict[Cell, set[str]]) -
     black-box ones; of these on the strongest, and on those that leave not significantly more. Flags of white-box
     attacks are signs of masked gradients, and then the worst case is too high even where others happened to fill part
     of the gap: noise, transfer and a single step do not search the ball, and queries search it so slowly that gradients
-    which work would have found more.
+    which work would have found more. Flags that say nothing about the network (`OF_ONE_ATTACK`) are inherited only
+    where all of the strongest carry them.
     """
     iterative = _iterative(outcomes)
     inherited = {}
@@ -272,7 +275,9 @@ def inherited_by_worst_case(outcomes: Outcomes, flagged: dict[Cell, set[str]]) -
         white_box = [cell for cell in group if cell.threat in WITH_GRADIENTS]
         black_box = [cell for cell in group if cell.threat == "black_box"]
         relied_on = [cell for cell in white_box if _attack(cell) in iterative] or white_box or black_box
-        inherited[worst] = set().union(*(flagged.get(cell, set()) for cell in _strongest(outcomes, relied_on)))
+        found = [flagged.get(cell, set()) for cell in _strongest(outcomes, relied_on)]
+        shared_by_all = set.intersection(*found) if found else set()
+        inherited[worst] = set().union(*found) - (set(OF_ONE_ATTACK) - shared_by_all)
     return inherited
 
 

@@ -10,6 +10,8 @@ from markupsafe import Markup
 
 from stages.metrics.flags import MEANINGS
 from stages.metrics.results import split_flags, variant_names
+from stages.reporting import diagnostics
+from stages.reporting.diagnostics import Diagnosed
 from stages.reporting.examples import Row
 from stages.reporting.figures import (
     FIGURES,
@@ -70,6 +72,40 @@ SECTIONS = {
     ),
 }
 
+# The same for what an extended evaluation measures beside.
+DIAGNOSTIC_SECTIONS = {
+    "attribution": (
+        "Attribution",
+        "Which part of quantization it is",
+        "The same network with one part alone quantized: the grid of its inputs, its weights, its activations, or all. "
+        "Bars are accuracy under PGD with ten steps on real-valued changes, lines clean accuracy. Of a network trained "
+        "with quantization, the weights alone hold the training as well as the rounding.",
+        "No budget in Linf was asked for.",
+    ),
+    "gradient_cosine": (
+        "Gradients",
+        "How far quantization turns the gradients",
+        "The cosine between the input gradients of the float and of the quantized network, over images: the curve is "
+        "the share of images at or below a cosine. Where it is low, an attacker who follows the gradient of one "
+        "of them climbs little on the other.",
+        "No variant is quantized.",
+    ),
+    "boundary_distance": (
+        "Boundary",
+        "How far the decision boundary moved",
+        "Distance to the nearest error found, median and quartiles, of the float and of the quantized network, for "
+        "real-valued changes. A larger distance can also mean that gradients mislead the search.",
+        "No variant is quantized.",
+    ),
+    "quantization_shift": (
+        "Shift",
+        "What quantization changes by itself",
+        "How many images change their class, and how far their logits move, from the float to the quantized network, "
+        "on images with uniform noise.",
+        "No variant is quantized.",
+    ),
+}
+
 GLOSSARY = {
     "Variant": "A trained network: dataset, model, scheme, defense and seed.",
     "Scheme": "The network's number format: fp32 is the float network, int8 has 8-bit weights and activations, w4a4 "
@@ -118,10 +154,18 @@ EXTRA_COLUMNS = {
 CONSTANT_COLUMNS = ["dataset", "model", "seed", "norm", "grid", "flips"]
 
 
-def page(results: pd.DataFrame, groups: list[Group], strip: list[Row], study: dict[str, str], settings: dict) -> str:
+def page(
+    results: pd.DataFrame,
+    groups: list[Group],
+    diagnosed: list[Diagnosed],
+    strip: list[Row],
+    study: dict[str, str],
+    settings: dict,
+) -> str:
     """The report as HTML, the same bytes for the same arguments.
 
-    `study` has the `title` and the `question`; `settings` are printed.
+    `diagnosed` is empty where the evaluation was not extended, and then the page has none of its sections. `study` has
+    the `title` and the `question`; `settings` are printed.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -130,7 +174,7 @@ def page(results: pd.DataFrame, groups: list[Group], strip: list[Row], study: di
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    charts, sections = _sections(groups)
+    charts, sections = _sections(groups, diagnosed)
     constants, table = table_columns(results)
     data = {
         "charts": charts,
@@ -156,21 +200,25 @@ def page(results: pd.DataFrame, groups: list[Group], strip: list[Row], study: di
     )
 
 
-def _sections(groups: list[Group]) -> tuple[list[dict], list[dict]]:
+def _sections(groups: list[Group], diagnosed: list[Diagnosed]) -> tuple[list[dict], list[dict]]:
     """The charts' specifications, and the sections that refer to them by number."""
     charts, sections = [], []
     budgets = " and ".join(dict.fromkeys(group.budget for group in groups))
-    for name, (link, title, reading, nothing) in SECTIONS.items():
+    drawn = {name: (SECTIONS[name], groups, FIGURES[name], description) for name in SECTIONS}
+    if diagnosed:
+        for name, section in DIAGNOSTIC_SECTIONS.items():
+            drawn[name] = (section, diagnosed, diagnostics.FIGURES[name], diagnostics.description)
+    for name, ((link, title, reading, nothing), subjects, figure, describe) in drawn.items():
         figures = []
-        for group in groups:
-            chart = FIGURES[name](group)
+        for subject in subjects:
+            chart = figure(subject)
             if chart is not None:
                 figures.append(
                     {
                         "index": len(charts),
-                        "title": group.title,
-                        "description": description(name, group),
-                        "series": series_names(group) if name == "accuracy_vs_epsilon" else [],
+                        "title": subject.title,
+                        "description": describe(name, subject),
+                        "series": series_names(subject) if name == "accuracy_vs_epsilon" else [],
                     }
                 )
                 charts.append(specification(chart))

@@ -118,8 +118,6 @@ def test_the_box_is_not_left_and_what_it_clips_is_made_up_for(plugin):
     assert (result.inputs.min(), result.inputs.max()) == (0, 1)
     assert (result.distance[0] / optimum).min() > 1 - 1e-5
     assert (result.distance[0] / optimum).max() < 1.25
-    if plugin in DEEPFOOL.values():
-        assert result.backwards.max() <= 3  # what cannot move is left out, where small steps would creep nearer
 
 
 class TwoLayers(nn.Module):

@@ -304,6 +304,15 @@ def test_worst_case_inherits_from_its_strongest_members_alone(difference, inheri
     assert found == {PGD.worst_case: {"no_collapse"} if inherits else set()}
 
 
+@pytest.mark.parametrize("flag", ["not_converged", "planted_missed"])
+def test_an_attack_that_is_weak_by_itself_harms_no_worst_case_with_a_sound_one(flag):
+    cells = {PGD: rows(10), cell(attack="apgd"): rows(12)}
+    assert inherited_by_worst_case(cells, {PGD: {flag}}) == {PGD.worst_case: set()}
+    assert inherited_by_worst_case(cells, {key: {flag} for key in cells}) == {PGD.worst_case: {flag}}
+    signs = {PGD: {flag, "zero_gradient"}}
+    assert inherited_by_worst_case(cells, signs) == {PGD.worst_case: {"zero_gradient"}}
+
+
 @pytest.mark.parametrize(("stochastic", "eot_samples", "fires"), [(True, 1, True), (True, 2, False), (False, 1, False)])
 def test_a_random_network_needs_several_draws(stochastic, eot_samples, fires):
     made = {"stochastic": stochastic, "eot_samples": eot_samples}

@@ -58,7 +58,7 @@ def reports(study, tmp_path_factory):
         path = folder / f"{name}.html"
         if not path.exists():
             _, table, groups = study(**options[name])
-            text = page(table, groups, strip, {"title": name, "question": "What holds?"}, {"threads": 1})
+            text = page(table, groups, [], strip, {"title": name, "question": "What holds?"}, {"threads": 1})
             path.write_text(text, encoding="utf-8")
         return path.as_uri()
 

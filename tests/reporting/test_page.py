@@ -7,17 +7,19 @@ import pytest
 import yaml
 
 from stages.metrics.flags import MEANINGS
+from stages.reporting.diagnostics import diagnosed
 from stages.reporting.examples import Picture, Row, png
-from stages.reporting.page import commands, page, table_columns
+from stages.reporting.page import DIAGNOSTIC_SECTIONS, commands, page, table_columns
+from tests.synthetic_diagnostics import footprints, synthetic_diagnostics
 
 STUDY = {"title": "A <small> study", "question": "Does it & its like hold?"}
 EVALUATION = {"epsilons": {"linf": [0.0, 8 / 255], "l2": [0.2]}, "headline_epsilon": {"linf": 8 / 255, "l2": 0.2}}
 SETTINGS = {"study": STUDY, "evaluation": EVALUATION, "rate": 0.4, "defenses": {"fast_at": {"epsilon": 2 / 255}}}
 
 
-def html_of(study, strip=()):
+def html_of(study, strip=(), diagnosed=()):
     _, table, groups = study
-    return page(table, groups, list(strip), STUDY, SETTINGS)
+    return page(table, groups, list(diagnosed), list(strip), STUDY, SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -222,3 +224,11 @@ def test_the_strip_tells_right_from_wrong_predictions_without_colour(default_stu
 
 def test_the_page_stays_small(html):
     assert len(html.encode()) < 1_500_000
+
+
+def test_what_an_extended_evaluation_measured_has_its_sections(default_study):
+    rows = synthetic_diagnostics()
+    extended, plain = (html_of(default_study, diagnosed=found) for found in (diagnosed(rows, footprints(rows)), ()))
+    for name in DIAGNOSTIC_SECTIONS:
+        assert f'<section id="{name}"' in extended and f'<section id="{name}"' not in plain
+    assert "distribution of the cosine between float and quantized input gradients" in extended

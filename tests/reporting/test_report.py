@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from io import BytesIO
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from stages.artifacts.adversarial import AdversarialSet, save_adversarial_set
 from stages.artifacts.datasets import save_dataset
+from stages.artifacts.probes import save_probes
 from stages.artifacts.scores import save_scores
 from stages.datasets.arrays import Dataset, Split
 from stages.ledger.job import Job
@@ -153,6 +155,19 @@ def test_the_page_shows_the_images_and_only_settings_that_the_job_depends_on(pro
 def test_an_epsilon_without_adversarial_images_is_refused(inputs, tmp_path):
     with pytest.raises(ValueError, match=r"adversarial/.*epsilons: .* expected the headline epsilon 0.25 there"):
         write_report(inputs, tmp_path, headline=0.25)
+
+
+def test_probes_among_the_inputs_raise_their_flags(inputs, tmp_path):
+    facts = {"dataset": "fashion_mnist", "model": "resnet8", "scheme": "int8", "defense": "none", "seed": 0}
+    probes = pd.DataFrame(facts | {"attack": "pgd", "norm": "linf", "epsilon": HEADLINE, "sample": range(8)})
+    file = tmp_path / "data/probes/fashion_mnist-resnet8-int8-none-s0-pgd.parquet"
+    file.parent.mkdir(parents=True)
+    save_probes(file, probes.assign(probe="planted", correct=True, noise=0.0))
+    written = write_report(SimpleNamespace(paths=[*inputs.paths, str(file)]), tmp_path)
+    table = pd.read_csv(BytesIO(written["results.csv"]), keep_default_na=False)
+    missed = table[table["flags"].str.contains("planted_missed")]
+    assert set(missed["threat"]) == {"white_box", "worst_case"} and set(missed["scheme"]) == {"int8"}
+    assert b"planted_missed" not in write_report(inputs, tmp_path / "without")["results.csv"]
 
 
 def test_a_product_that_no_report_has_is_refused(inputs, tmp_path):
