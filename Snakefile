@@ -32,7 +32,7 @@ except (ValueError, OSError) as error:
     sys.exit(f"error: {sentence(error)}")
 
 shown = partial(summarise, Path(os.path.relpath(folder, launched_from)))
-report = study.task("report", "all").job
+page = study.task("report", "all").job
 schedule = Schedule(workflow, study.ledger, shown, launched_from)
 inputs = schedule.inputs
 
@@ -184,7 +184,7 @@ rule report:
     input:
         inputs("report", "all"),
     output:
-        report.products,
+        page.products,
     log:
         "logs/report/all.log",
     benchmark:

@@ -33,9 +33,11 @@ THREAT = "black_box"
 ITERATIVE = False  # in gradient steps: none are taken here
 BUDGET = ("iterations",)  # what twice the effort doubles
 
-RETREAT = 0.1
-SMALLEST = 1e-3  # to which a step size shrinks, as a fraction of the distance
-LARGEST = 1.0
+LARGEST = 1.0  # step size, as a fraction of the distance
+# Errors of a quantized network lie scattered along its boundary, and a walk that has come to a lone one cannot go on.
+# Where the step around the original has become smaller than STUCK, the walk goes back by RETREAT, both as fractions of
+# the distance.
+STUCK, RETREAT = 0.01, 0.1
 
 
 def attack(
@@ -61,9 +63,9 @@ def attack(
     trials: random perturbations around the original that are asked about in each iteration.
     memory: how much of its direction the walk keeps from one iteration to the next.
     start_tries: random images to choose the first adversarial point from.
-    Only predicted classes are seen. Forward passes a sample: at most `trials + 2` for each iteration.
+    Only predicted classes are seen. Forward passes a sample: at most `trials + 3` for each iteration.
     Unlike in the paper, the walk does not take one random perturbation but the way that all asked about so far point
-    to: toward those that were adversarial and away from the others.
+    to, toward those that were adversarial and away from the others; and where it is stuck, it goes back a little.
     Returns one row [1, N]. Raises ValueError if an input is outside [0, 1].
     """
 
@@ -76,11 +78,11 @@ def attack(
         toward = torch.full_like(around, epsilon)
         probing = torch.full_like(around, delta)
         path, weight = torch.zeros_like(points), torch.zeros_like(around)
-        level = LEVEL * math.sqrt(points[0].numel())
+        least = LEVEL / 4 * math.sqrt(points[0].numel())
         for _ in range(iterations):
             reach = distances(search, points, samples)
             directions = probes(search, trials, draws)[samples]
-            answers = ask(search, points, samples, (probing * reach).clamp_min(level), directions)
+            answers = ask(search, points, samples, (probing * reach).clamp_min(least), directions)
             share = answers.mean(1)
             probing = adapted(probing, share >= 0, step_adaptation)
             path = memory * path + torch.einsum("mk,mk...->m...", answers, directions)
@@ -96,7 +98,7 @@ def attack(
             points[rest] = torch.where(to_rows(alone[rest], points), beside[rest], points[rest])
             around = adapted(around, alone, step_adaptation)
             toward = torch.where(alone, adapted(toward, both, step_adaptation), toward)
-            stuck = (around < SMALLEST).nonzero()[:, 0]
+            stuck = (around < STUCK).nonzero()[:, 0]
             if len(stuck):
                 retreat = shrunk(search, points[stuck], samples[stuck], torch.full_like(around[stuck], 1 + RETREAT))
                 safe = is_adversarial(search, retreat, samples[stuck])

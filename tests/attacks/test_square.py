@@ -247,7 +247,10 @@ def flags_of(classifier, inputs, labels):
         CELL._replace(epsilon=1.0): at_1,
         CELL._replace(threat="black_box", attack="square"): by_queries,
     }
-    costs = dict.fromkeys(("l0", "l1", "l2", "linf", "forwards", "backwards", "gradient_norm"), 1.0)
+    costs = dict.fromkeys(("l0", "l1", "l2", "linf", "forwards", "backwards", "gradient_norm"), 1.0) | {
+        "eot_samples": 1,
+        "stochastic": False,
+    }
     outcomes = {cell: pd.DataFrame({"correct": (~wrong).numpy()} | costs) for cell, wrong in found.items()}
     flagged = flags(outcomes | worst_case(outcomes), {})
     assert flagged.get(CELL, set()) == flagged.get(CELL.worst_case, set())
