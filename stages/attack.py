@@ -22,7 +22,7 @@ from stages.attacks.result import AttackResult, judged
 from stages.classifier import Classifier
 from stages.datasets.arrays import evaluation_samples
 from stages.datasets.tensors import as_input
-from stages.knobs import FULL_RANGE
+from stages.norms import FULL_RANGES
 from stages.runtime import configure
 from stages.seeds import seed_of
 
@@ -78,7 +78,7 @@ def run(task, params, outputs) -> None:
 
 def attacked_epsilons(epsilons: list[float], plugin: ModuleType) -> list[float]:
     """The epsilons of the study, and for an iterative attack that of any input, where success shows that it works."""
-    return [*epsilons, *([FULL_RANGE[plugin.NORM]] if plugin.ITERATIVE else [])]
+    return [*epsilons, *([FULL_RANGES[plugin.NORM]] if plugin.ITERATIVE else [])]
 
 
 def is_minimal_norm(plugin: ModuleType) -> bool:

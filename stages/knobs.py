@@ -4,13 +4,11 @@ None of them converts, `true` and `"10"` are no numbers, but for an epsilon, whi
 """
 
 import re
-from math import inf
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-# Per norm the epsilon at which any input is allowed: a test of attacks, no budget of an attacker.
-FULL_RANGE = {"l0": inf, "l1": inf, "l2": inf, "linf": 1.0}
+FULL_RANGE = 1.0  # the epsilon at which any input is allowed: a test of attacks, no budget of an attacker
 FRACTION = re.compile(r"\s*(\d+)\s*/\s*(\d*[1-9]\d*)\s*")
 
 
@@ -26,4 +24,3 @@ Positive = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, strict=True)]
 Epsilon = Annotated[float, BeforeValidator(parse_fraction), Field(ge=0, le=1, strict=True)]
-Budget = Annotated[float, BeforeValidator(parse_fraction), Field(ge=0, strict=True, allow_inf_nan=False)]

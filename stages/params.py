@@ -17,7 +17,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from stages import plugins
-from stages.knobs import FULL_RANGE, Budget, Count, Fraction, NonNegative, NonNegativeInt, Positive
+from stages.knobs import Count, Fraction, NonNegative, NonNegativeInt, Positive, parse_fraction
+from stages.norms import FULL_RANGES, NORMS
 
 FLOAT_SCHEME = "fp32"  # the float network itself, hence no file of schemes/
 
@@ -67,7 +68,8 @@ DefenseName = Annotated[str, _known("defenses")]
 Knobs = Annotated[dict[str, Any], BeforeValidator(_empty_section)]
 UNIQUE = AfterValidator(_unique)
 SOME = Field(min_length=1)
-Norm = Literal[plugins.NORMS]
+Norm = Literal[NORMS]
+Budget = Annotated[float, BeforeValidator(parse_fraction), Field(ge=0, strict=True, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -354,14 +356,14 @@ def _impossible_budgets(params: Params, norm: str, epsilons: list[float]) -> Ite
     written, headline = evaluation["epsilons"][norm], params.evaluation.headline_epsilon.get(norm)
     if epsilons != sorted(set(epsilons)):
         yield f"{key}: {written} should be ascending, each value once"
-    if norm == "linf" and FULL_RANGE[norm] in epsilons:
+    if norm == "linf" and FULL_RANGES[norm] in epsilons:
         yield f"{key}: 1 should be left out, since iterative attacks run there by themselves as a check"
     if headline is not None and headline not in epsilons:
         yield (f"evaluation.headline_epsilon.{norm}: {evaluation['headline_epsilon'][norm]!r} should be one of {key}")
     if headline == 0 and params.evaluation.extended:
         yield f"evaluation.headline_epsilon.{norm}: 0 should be above 0, where evaluation.extended tests attacks"
     for index, epsilon in enumerate(epsilons):
-        if epsilon > FULL_RANGE[norm]:
+        if epsilon > FULL_RANGES[norm]:
             yield f"{key}.{index}: {written[index]!r} should be below 1, the largest change that an input can take"
         elif norm == "linf" and params.evaluation.grid == "digital" and round(epsilon * 255) / 255 != epsilon:
             yield (

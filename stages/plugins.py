@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, create_model
 
 from stages import knobs as knob_types
+from stages.norms import NORMS
 
 STAGES = Path(__file__).parent
 
@@ -48,9 +49,6 @@ OPERATORS = {
 
 # What the attacker of an attack sees: the network with its gradients, its logits alone, nothing.
 THREATS = ("white_box", "black_box", "noise")
-
-# What the size of a perturbation is measured in.
-NORMS = ("l0", "l1", "l2", "linf")
 
 NAMED_TYPES = ("Count", "Epsilon", "Fraction", "NonNegative", "NonNegativeInt", "Positive")
 ANNOTATIONS = {

@@ -19,7 +19,7 @@ from stages.attacks.grid import nearest_levels
 from stages.classifier import Classifier, evaluating
 from stages.datasets.arrays import Split, evaluation_samples
 from stages.datasets.tensors import LEVELS, as_input
-from stages.knobs import FULL_RANGE
+from stages.norms import FULL_RANGES
 from stages.runtime import configure
 from stages.seeds import seed_of
 
@@ -124,7 +124,7 @@ def _set_rows(
     frames = []
     for epsilon, row, crafted in _by_epsilon(adversarial_set, budgets, originals.cpu().numpy()):
         # The full range tests a budget attack on the network that it was crafted on.
-        if threat["surrogate"] and epsilon == FULL_RANGE[adversarial_set.norm] and not adversarial_set.minimal_norm:
+        if threat["surrogate"] and epsilon == FULL_RANGES[adversarial_set.norm] and not adversarial_set.minimal_norm:
             continue
         inputs = torch.from_numpy(crafted).to(device, memory_format=torch.channels_last)
         facts = {

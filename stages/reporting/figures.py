@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import vl_convert
 
-from stages.knobs import FULL_RANGE
 from stages.metrics.flags import WITH_GRADIENTS
 from stages.metrics.results import at_epsilon
+from stages.norms import FULL_RANGES
 
 VARIANT = ["dataset", "model", "scheme", "defense"]
 CLEAN = "Clean"
@@ -98,7 +98,7 @@ def variant_label(scheme: str, defense: str) -> str:
 
 def epsilon_label(epsilon: float, norm: str) -> str:
     """An epsilon as people write it: in Linf `8/255` on the 8-bit grid, `any` where any input was allowed."""
-    if norm and epsilon >= FULL_RANGE[norm]:
+    if norm and epsilon >= FULL_RANGES[norm]:
         return ANY
     steps = epsilon * STEPS.get(norm, 0)
     return f"{round(steps)}/255" if steps > 0 and abs(steps - round(steps)) < 1e-4 else f"{epsilon:g}"
@@ -136,7 +136,7 @@ def groups(
 
 def is_unbounded(results: pd.DataFrame) -> pd.Series:
     """Which rows of the result table are those where any input was allowed (clean rows have no norm)."""
-    return results["epsilon"] >= results["norm"].map(FULL_RANGE).fillna(np.inf)
+    return results["epsilon"] >= results["norm"].map(FULL_RANGES).fillna(np.inf)
 
 
 def surrogate_labels(results: pd.DataFrame) -> pd.Series:
