@@ -22,7 +22,7 @@ from stages.attacks.result import AttackResult, judged
 from stages.classifier import Classifier
 from stages.datasets.arrays import evaluation_samples
 from stages.datasets.tensors import as_input
-from stages.norms import FULL_RANGES
+from stages.norms import EPSILON_TOLERANCE, FULL_RANGES
 from stages.runtime import configure
 from stages.seeds import seed_of
 
@@ -52,7 +52,7 @@ def run(task, params, outputs) -> None:
         as_input(torch.from_numpy(test.inputs[samples]).to(device)),
         torch.from_numpy(test.labels[samples]).to(device),
         epsilons=epsilons,
-        knobs={name: value for name, value in params.values["attacks"][task.attack].items() if name != "attack"},
+        knobs=params.settings_of(task.attack),
         digital=digital,
         name=task.job.item,
     )
@@ -143,16 +143,28 @@ def craft_batch(
     seed: int,
 ) -> AttackResult:
     """The attack's result [1, N] on one batch [N, C, H, W] at one epsilon; where digital, of the rounded inputs."""
-    unlimited = sqrt(inputs[0].numel())  # the diagonal of [0, 1]^D
+    unlimited = {"linf": 1, "l2": sqrt(inputs[0].numel())}.get(plugin.NORM, inputs[0].numel())  # of [0, 1]^D
     asked = {"epsilons": torch.tensor([min(epsilon, unlimited)], dtype=torch.float64)}
     budget = {} if is_minimal_norm(plugin) else asked
     generator = torch.Generator().manual_seed(seed)
     result = plugin.attack(classifier, inputs, labels, **budget, generator=generator, **knobs)
+    _check_ball(plugin, result, epsilon)
     if not digital:
         return result
     rounded = to_digital(result.inputs, inputs, epsilon, plugin.NORM)
     effort = {"queries": result.queries, "backwards": result.backwards}
     return judged(classifier, rounded, inputs, labels, norm=plugin.NORM, **effort)
+
+
+def _check_ball(plugin: ModuleType, result: AttackResult, epsilon: float) -> None:
+    """Raises ValueError where an attack left [0, 1] or its ball: what it then finds counts for nothing."""
+    lowest, highest, farthest = result.inputs.min(), result.inputs.max(), result.distance.max()
+    if not (lowest >= 0 and highest <= 1):
+        raise ValueError(f"{plugin.__name__}: inputs from {lowest:.6g} to {highest:.6g}, expected values in [0, 1]")
+    if not farthest <= epsilon + EPSILON_TOLERANCE:
+        raise ValueError(
+            f"{plugin.__name__}: a perturbation of {plugin.NORM} {farthest:.6g}, expected at most {epsilon:.6g}"
+        )
 
 
 def _joined(results: list[AttackResult], dim: int) -> AttackResult:

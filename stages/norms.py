@@ -4,6 +4,15 @@ from math import inf
 
 from stages.knobs import FULL_RANGE
 
-# Per norm the epsilon at which any input is allowed.
-FULL_RANGES = {"l0": inf, "l1": inf, "l2": inf, "linf": FULL_RANGE}
+# Per norm the epsilon at which any input is allowed. Where several have budgets, headline numbers are the first's.
+FULL_RANGES = {"linf": FULL_RANGE, "l2": inf, "l1": inf, "l0": inf}
 NORMS = tuple(FULL_RANGES)
+
+# A distance in float32 still counts as within the epsilon that it is equal to, and an epsilon that went through a file
+# of six significant digits as the same.
+EPSILON_TOLERANCE = 1e-6
+
+
+def in_order(by_norm: dict) -> dict:
+    """The same with the norms in the order of `NORMS`: that of a mapping in params.yaml is part of no job's key."""
+    return {norm: by_norm[norm] for norm in NORMS if norm in by_norm}

@@ -3,10 +3,11 @@
 All keys are required, apart from the settings of plugins, whose defaults stand in the plugins' signatures.
 """
 
+import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cached_property
-from itertools import product
+from itertools import pairwise, product
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -18,11 +19,13 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from stages import plugins
 from stages.knobs import Count, Fraction, NonNegative, NonNegativeInt, Positive, parse_fraction
-from stages.norms import FULL_RANGES, NORMS
+from stages.norms import EPSILON_TOLERANCE, FULL_RANGES, NORMS
 
 FLOAT_SCHEME = "fp32"  # the float network itself, hence no file of schemes/
 
 
+ATTACK_NAME = re.compile(r"[a-z][a-z0-9_]*")
+RESERVED = ("all", "clean", "nfiles", "size")  # items of the plan, and words of dvc.lock
 PLUGIN = "attack"  # the setting of an attack that names its file, where the attack has another name
 
 
@@ -209,6 +212,10 @@ class Params(Section):
         """The settings as nested dicts with the keys that the file writes; epsilons are numbers, null sections {}."""
         return self.model_dump(exclude_unset=True)
 
+    def settings_of(self, attack: str) -> dict[str, Any]:
+        """What an entry of `attacks` sets of its attack's settings."""
+        return {name: value for name, value in self.attacks[attack].items() if name != PLUGIN}
+
     def plugin(self, attack: str) -> str:
         """The file of stages/attacks/ that an entry of `attacks` runs: the one of its name, or what it says."""
         return self.attacks[attack].get(PLUGIN, attack)
@@ -313,6 +320,7 @@ def _impossible(params: Params) -> Iterator[str]:
         yield from _misfit(dataset, model)
     for dataset in dict.fromkeys(dataset for dataset, *_ in cells):
         yield from _impossible_counts(params, dataset)
+    yield from _impossible_names(params)
     yield from _impossible_epsilons(params)
     yield from _impossible_transfer(params)
 
@@ -329,6 +337,18 @@ def _misfit(dataset: str, model: str) -> Iterator[str]:
             f"grid.models: {model!r} does not fit {dataset!r}, whose inputs are {shape[1]}x{shape[2]} pixels: "
             f"expected at least {height}x{width}"
         )
+
+
+def _impossible_names(params: Params) -> Iterator[str]:
+    """Names of attacks become parts of paths, of commands and of DVC's keys, and stand in every table."""
+    for name in params.attacks:
+        plugin = params.plugin(name)
+        if not ATTACK_NAME.fullmatch(name):
+            yield f"attacks.{name}: {name!r} should be lower-case letters, digits and '_', starting with a letter"
+        elif name in RESERVED:
+            yield f"attacks.{name}: {name!r} has a meaning of its own, expected another name"
+        elif name != plugin and name in plugins.names("attacks"):
+            yield f"attacks.{name}.{PLUGIN}: {plugin!r} is another attack than {name!r}, expected another name for it"
 
 
 def _impossible_epsilons(params: Params) -> Iterator[str]:
@@ -356,6 +376,8 @@ def _impossible_budgets(params: Params, norm: str, epsilons: list[float]) -> Ite
     written, headline = evaluation["epsilons"][norm], params.evaluation.headline_epsilon.get(norm)
     if epsilons != sorted(set(epsilons)):
         yield f"{key}: {written} should be ascending, each value once"
+    elif any(after - before <= EPSILON_TOLERANCE for before, after in pairwise(epsilons)):
+        yield f"{key}: {written} should be more than {EPSILON_TOLERANCE:g} apart, to be told apart in tables"
     if norm == "linf" and FULL_RANGES[norm] in epsilons:
         yield f"{key}: 1 should be left out, since iterative attacks run there by themselves as a check"
     if headline is not None and headline not in epsilons:

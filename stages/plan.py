@@ -264,9 +264,8 @@ def _score(params: Params, variant: Variant, attack: str) -> Task:
 def _is_probed(params: Params, attack: str) -> bool:
     """Whether an attack is run again to be tested: where it has a budget to double, or a gradient that may mislead."""
     plugin = params.plugin(attack)
-    has_budget = "BUDGET" in plugins.constants("attacks", plugin)
     threat = plugins.threat(plugin)
-    return params.evaluation.extended and threat != "noise" and (has_budget or threat == "white_box")
+    return params.evaluation.extended and threat != "noise" and bool(plugins.budget(plugin) or threat == "white_box")
 
 
 def _probe(params: Params, variant: Variant, attack: str) -> Task:

@@ -98,6 +98,18 @@ def norm(attack: str) -> str:
     return found
 
 
+def budget(attack: str) -> tuple[str, ...]:
+    """The settings of an attack that twice the effort doubles, its BUDGET, or none.
+
+    Raises PluginError where one of them is no setting of it.
+    """
+    named = constants("attacks", attack).get("BUDGET", ())
+    unknown = [name for name in named if name not in knobs("attacks", attack).model_fields]
+    if unknown:
+        raise PluginError(f"{source('attacks', attack)}: BUDGET names {unknown[0]!r}, expected one of its settings.")
+    return tuple(named)
+
+
 def is_minimal_norm(attack: str) -> bool:
     """Whether an attack looks for the nearest adversarial input, and so takes no epsilons."""
     arguments = _function("attacks", _plugin_file("attacks", attack)).args

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from stages.artifacts.adversarial import EPSILON_TOLERANCE
 from stages.artifacts.datasets import load_dataset
 from stages.artifacts.networks import load_classifier
 from stages.artifacts.probes import save_probes
@@ -23,6 +22,7 @@ from stages.attacks.planted import last_layer, plant, two_classes
 from stages.classifier import Classifier
 from stages.datasets.arrays import evaluation_samples
 from stages.datasets.tensors import as_input
+from stages.norms import EPSILON_TOLERANCE
 from stages.runtime import configure
 from stages.seeds import seed_of
 
@@ -41,7 +41,7 @@ def run(task, params, outputs) -> None:
     _, eot_samples = threat_of(plugin, classifier, evaluation["eot_samples"])
     attacked = Attacked(classifier, digital=digital, eot_samples=eot_samples)
     epsilon = evaluation["headline_epsilon"][plugin.NORM]
-    knobs = {name: value for name, value in params.values["attacks"][task.attack].items() if name != "attack"}
+    knobs = params.settings_of(task.attack)
     setting = {"epsilon": epsilon, "digital": digital}
     inputs = as_input(torch.from_numpy(test.inputs[samples]).to(device))
     labels = torch.from_numpy(test.labels[samples]).to(device)

@@ -17,6 +17,7 @@ from stages.metrics.results import (
     variants_table,
     worst_case_table,
 )
+from stages.norms import in_order
 from stages.reporting import diagnostics, examples
 from stages.reporting.distances import distances
 from stages.reporting.figures import FIGURES, groups, svg
@@ -34,7 +35,7 @@ def run(task, params, outputs) -> None:
     """
     job = task.job
     settings = _used(job, params)
-    headlines = settings["evaluation"]["headline_epsilon"]
+    headlines = in_order(settings["evaluation"]["headline_epsilon"])
     scores = _gathered(job, "scores")
     probes = _gathered(job, "probes")
     diagnosed = _gathered(job, "diagnostics")
@@ -59,7 +60,7 @@ def _texts(
     headlines: dict[str, float],
     settings: dict,
 ) -> dict[str, str]:
-    """What each product holds, by file name. The headline numbers are those of the first norm with budgets."""
+    """What each product holds, by file name. The headline numbers are those of the first of `headlines`."""
     norm = next(iter(headlines))
     table = results(scores, settings["report"]["quality_targets"], probes)
     variants = variants_table(networks)

@@ -35,7 +35,7 @@ def run(task, params, outputs) -> None:
         evaluated = evaluation_samples(test.labels, params.values["evaluation"]["samples"])
         rows = clean_rows(classifier, test, evaluated, device, seed_of(task.job.item, "gradient view"))
     else:
-        rows = attacked_rows(classifier, test, task, device, params.values.get("evaluation", {}).get("epsilons", {}))
+        rows = attacked_rows(classifier, test, task, device, params.values["evaluation"]["epsilons"])
     scores = rows.assign(**task.variant.parts, flips=0, stochastic=classifier.stochastic)
     save_scores(outputs.path(task.job.outputs[0]), scores)
 

@@ -27,7 +27,7 @@ from stages.seeds import seed_of
 
 
 def tune(params: Any, count: int, doublings: int, tell: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
-    """The settings of each attack of the study, its budgets doubled for as long as that helps on any variant.
+    """The settings of all attacks of the study, budgets doubled for as long as that helps on any variant.
 
     Helping is leaving significantly fewer of `count` validation samples correct at the headline epsilon of the
     attack's norm (McNemar's exact test, as in `not_converged`). What each doubling leaves is told in a line.
@@ -37,8 +37,9 @@ def tune(params: Any, count: int, doublings: int, tell: Callable[[str], None] = 
     found = {}
     for name, settings in params.attacks.items():
         plugin = importlib.import_module(f"stages.attacks.{params.plugin(name)}")
+        found[name] = settings
         if hasattr(plugin, "BUDGET"):
-            knobs = {knob: value for knob, value in settings.items() if knob != "attack"}
+            knobs = params.settings_of(name)
             attacked = [_Target(variant, name, plugin, params, count, device) for variant in variants(params)]
             budget = _enough(attacked, name, knobs, _budget(plugin, knobs), doublings, tell)
             found[name] = settings | budget

@@ -3,6 +3,7 @@
 import json
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from stages import attack
 from stages.artifacts.adversarial import load_adversarial_set
 from stages.attacks import fgsm, pgd
 from stages.attacks.attacked import Attacked
+from stages.attacks.result import judged
 from stages.classifier import Classifier
 from stages.datasets.arrays import evaluation_samples
 from tests.attacks.linear import boundary_distance
@@ -197,3 +199,21 @@ def test_a_digital_attack_meets_a_network_that_rounds(study, name):
         assert found.success.all()
     view = attacked.gradient_view()
     assert torch.equal(view(inputs + 0.001), linear(inputs))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"), [(0.2, r"a perturbation of linf 0.2"), (2.0, r"expected values in \[0, 1\]")]
+)
+def test_an_attack_that_leaves_its_ball_or_the_box_is_refused(study, change, sentence):
+    def leave(classifier, inputs, labels, *, epsilons, generator):
+        uncounted = torch.zeros(1, len(inputs), dtype=torch.int64)
+        return judged(
+            classifier, inputs[None] + change, inputs, labels, norm="linf", queries=uncounted, backwards=uncounted
+        )
+
+    linear = study.classifier(Path(VARIANT))
+    plugin = SimpleNamespace(attack=leave, NORM="linf", __name__="stages.attacks.leave")
+    inputs = torch.full((2, *linear.input_shape), 0.5)
+    setting = {"epsilons": [0.1], "knobs": {}, "digital": False, "name": "x"}
+    with pytest.raises(ValueError, match=rf"^stages.attacks.leave: .*{sentence}"):
+        attack.craft(plugin, linear, inputs, torch.zeros(2, dtype=torch.int64), **setting)

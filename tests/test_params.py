@@ -182,7 +182,7 @@ def test_numbers_are_read_as_dvc_reads_them(load):
         (
             "evaluation.epsilons.l3",
             [0],
-            "evaluation.epsilons.l3: 'l3' should be 'l0', 'l1', 'l2' or 'linf'",
+            "evaluation.epsilons.l3: 'l3' should be 'linf', 'l2', 'l1' or 'l0'",
         ),
         (
             "attacks.near",
@@ -249,6 +249,35 @@ def test_black_box_sets_are_not_replayed(faults):
         "params.yaml: evaluation.transfer.0: 'ask' has the threat 'black_box', expected an attack with 'white_box', "
         "crafted on the surrogate"
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "plugin", "sentence"),
+    [
+        ("long.climb", "climb", "should be lower-case letters, digits and '_', starting with a letter"),
+        ("a/../b", "climb", "should be lower-case letters, digits and '_', starting with a letter"),
+        ("my climb", "climb", "should be lower-case letters, digits and '_', starting with a letter"),
+        ("", "climb", "should be lower-case letters, digits and '_', starting with a letter"),
+        ("clean", "climb", "has a meaning of its own, expected another name"),
+        ("size", "climb", "has a meaning of its own, expected another name"),
+        ("ask", "climb", "is another attack than 'ask', expected another name for it"),
+    ],
+)
+def test_a_name_of_an_attack_names_nothing_else(tmp_path, monkeypatch, name, plugin, sentence):
+    made_up_plugins.install(tmp_path, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    written = deepcopy(WRITTEN)
+    written["attacks"][name] = {"attack": plugin}
+    Path("params.yaml").write_text(yaml.safe_dump(written))
+    with pytest.raises(ParamsError) as caught:
+        load_params()
+    (fault,) = str(caught.value).splitlines()
+    assert fault.startswith(f"params.yaml: attacks.{name}") and fault.endswith(sentence)
+
+
+def test_epsilons_that_tables_cannot_tell_apart_are_refused(faults):
+    (fault,) = faults(**{"evaluation.grid": "pre_quantizer", "evaluation.epsilons.linf": [0, 8 / 255, 8 / 255 + 1e-7]})
+    assert fault.endswith("should be more than 1e-06 apart, to be told apart in tables")
 
 
 def test_sets_that_stop_early_are_not_replayed(load, faults):
@@ -410,9 +439,6 @@ def test_presets_are_settings_that_the_default_study_could_have(tmp_path):
         chosen = yaml12.load(preset(name))
         written["attacks"] = chosen["attacks"]
         written["evaluation"] |= chosen["evaluation"] | {"transfer": []}
-        written["evaluation"]["headline_epsilon"] = {
-            norm: epsilons[-1] for norm, epsilons in chosen["evaluation"]["epsilons"].items()
-        }
         file = tmp_path / f"{name}.yaml"
         file.write_text(json.dumps(written))
         assert set(load_params(file).attacks) == set(chosen["attacks"])

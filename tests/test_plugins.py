@@ -74,7 +74,7 @@ def test_the_norm_of_an_attack_is_one_that_has_budgets(made_up):
     assert [plugins.norm(name) for name in ("climb", "near")] == ["linf", "l2"]
     made_up_plugins.write(made_up / "attacks" / "odd.py", "NORM = 'l3'\ndef attack(): ...")
     with pytest.raises(
-        plugins.PluginError, match=r"^stages/attacks/odd.py: NORM is 'l3', expected one of l0, l1, l2, linf.$"
+        plugins.PluginError, match=r"^stages/attacks/odd.py: NORM is 'l3', expected one of linf, l2, l1, l0.$"
     ):
         plugins.norm("odd")
 
@@ -162,3 +162,10 @@ def test_every_plugin_of_the_project_keeps_its_contract(kind):
         }
         defaults = {field: info.default for field, info in fields.items() if not info.is_required()}
         assert plugins.settings(kind, name, defaults) == defaults
+
+
+def test_a_budget_is_made_of_settings(made_up):
+    made_up_plugins.write(made_up / "attacks" / "odd.py", "BUDGET = ('stepz',)\ndef attack(*, steps: int = 1): ...")
+    with pytest.raises(plugins.PluginError, match=r"^stages/attacks/odd.py: BUDGET names 'stepz', expected one of its"):
+        plugins.budget("odd")
+    assert plugins.budget("climb") == ()

@@ -260,7 +260,7 @@ def test_a_random_network_is_named_as_such(study, monkeypatch):
 
 @pytest.mark.parametrize(("variant", "realised"), [(FLOAT, 0.002), (INT8, 1 / 255)])
 def test_before_a_quantizer_sizes_are_those_after_its_rounding(tmp_path, monkeypatch, variant, realised):
-    budgets = {"epsilons": {"linf": [0, 0.002], "l2": [0]}, "headline_epsilon": {"linf": 0.002, "l2": 0}}
+    budgets = {"epsilons": {"linf": [0, 0.002], "l2": [0.05]}, "headline_epsilon": {"linf": 0.002, "l2": 0.05}}
     study = LinearStudy(tmp_path, monkeypatch, grid="pre_quantizer", **budgets)
     rows = attacked_and_scored(study, "fgsm", variant)
     np.testing.assert_allclose(rows.loc[rows["epsilon"] == 0.002, "linf"], realised, rtol=1e-4)

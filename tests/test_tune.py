@@ -27,7 +27,8 @@ def tuned(study, attacks, told, doublings=6):
 
 def test_where_one_step_does_all_nothing_is_doubled(study):
     told = []
-    assert tuned(study, {"fgsm": {}, "noise": {}, "deepfool": {"steps": 30}}, told) == {"deepfool": {"steps": 30}}
+    attacks = {"fgsm": {}, "noise": {}, "deepfool": {"steps": 30}}
+    assert tuned(study, attacks, told) == attacks
     assert [line.split(":")[0] for line in told] == ["deepfool steps 30", "deepfool steps 60"]
     assert "fashion_mnist-tiny_cnn-fp32-none-s0 " in told[0] and "fashion_mnist-tiny_cnn-int8-none-s0 " in told[0]
 

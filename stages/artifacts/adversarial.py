@@ -9,6 +9,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from stages.norms import EPSILON_TOLERANCE
+
 ADVERSARIAL_ARRAYS = {
     "inputs": np.float32,
     "labels": np.int64,
@@ -21,10 +23,6 @@ ADVERSARIAL_FACTS = (
     *("variant", "attack", "norm", "minimal_norm", "threat", "eot_samples", "grid"),
     *("epsilons", "forwards", "backwards"),
 )
-
-
-# A distance in float32 still counts as within the epsilon that it is equal to.
-EPSILON_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)

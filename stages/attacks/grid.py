@@ -55,6 +55,7 @@ def _shortened(rounded: Tensor, change: Tensor, radius: float) -> Tensor:
     enlarged = flat.abs() > real.abs()
     saved = torch.where(enlarged, 2 * flat.abs() - 1, 0)  # of the squared length, by a level less
     order = (flat - real).abs().masked_fill(~enlarged, -1).argsort(dim=-1, descending=True, stable=True)
-    before = saved.gather(-1, order).cumsum(-1) - saved.gather(-1, order)
+    ordered = saved.gather(-1, order).long()  # whole levels; sums of integers are deterministic on every device
+    before = ordered.cumsum(-1) - ordered
     back = torch.zeros_like(flat, dtype=torch.bool).scatter(-1, order, before < excess) & enlarged
     return torch.where(back, flat - flat.sign(), flat).reshape(rounded.shape)

@@ -28,15 +28,13 @@ ATTACK = [*VARIANT, "attack", "norm"]
 # Threats whose attacker has the attacked network's gradients, and those whose attacker optimises on that network.
 WITH_GRADIENTS = ("white_box", "adaptive")
 OPTIMISED_ON_TARGET = (*WITH_GRADIENTS, "black_box")
-# Flags that say that one attack is weak, and nothing about the network: another attack may make up for it.
-OF_ONE_ATTACK = ("not_converged", "planted_missed")
 BASELINE_SCHEMES = ("fp32", "int8")
 
 # One sentence each for readers of the report.
 MEANINGS = {
     "zero_gradient": "More than 5 % of the correctly classified samples have an all-zero input gradient, so that "
     "gradient attacks start blind.",
-    "no_collapse": "An iterative gradient attack that may change every pixel at will (epsilon 1) leaves more than 1 % "
+    "no_collapse": "An iterative gradient attack that may change every pixel at will leaves more than 1 % "
     "correct, so the attack is broken.",
     "noise_beats_attack": "Random noise of the same size does significantly more harm than the attack.",
     "transfer_beats_white_box": "The same attack, crafted on another network, does significantly more harm than "
@@ -193,20 +191,26 @@ def random_needs_eot(outcomes: Outcomes) -> set[Cell]:
 def not_converged(outcomes: Outcomes, probes: pd.DataFrame) -> set[Cell]:
     """With twice the iterations or queries, an attack leaves significantly fewer samples correct than it left.
 
-    Compared at one epsilon, on the samples of the probe; carried by all rows of that attack on that network.
+    Compared at one epsilon, on the samples of the probe; carried by all rows of that attack on that network. A worst
+    case carries it, at all epsilons of the norm, where the doubled attack leaves significantly fewer correct than all
+    attacks together did: then it is too high, whichever of them is weak.
     """
-    stopped_early = set()
+    stopped_early, too_high = set(), set()
     for (*attack, epsilon), rows in _probed(probes, "doubled", [*ATTACK, "epsilon"]):
         doubled = rows.set_index("sample")["correct"].astype(bool)
-        stopped_early.update(
-            _attack(cell)
-            for cell in outcomes
-            if _attack(cell) == tuple(attack)
-            and cell.threat in OPTIMISED_ON_TARGET
-            and cell.epsilon == epsilon
-            and significantly_lower(doubled, outcomes[cell]["correct"])
-        )
-    return _own_rows(outcomes, stopped_early)
+        for cell in outcomes:
+            of_budget = (cell.variant, cell.norm, cell.epsilon) == (tuple(attack[:5]), attack[-1], epsilon)
+            if of_budget and significantly_lower(doubled, outcomes[cell]["correct"]):
+                if cell.threat == "worst_case":
+                    too_high.add((cell.variant, cell.norm))
+                elif _attack(cell) == tuple(attack) and cell.threat in OPTIMISED_ON_TARGET:
+                    stopped_early.add(_attack(cell))
+    worst_cases = {
+        cell
+        for cell in outcomes
+        if cell.threat == "worst_case" and cell.epsilon and (cell.variant, cell.norm) in too_high
+    }
+    return _own_rows(outcomes, stopped_early) | worst_cases
 
 
 def planted_missed(outcomes: Outcomes, probes: pd.DataFrame) -> set[Cell]:
@@ -266,8 +270,9 @@ def inherited_by_worst_case(outcomes: Outcomes, flagged: dict[Cell, set[str]]) -
     black-box ones; of these on the strongest, and on those that leave not significantly more. Flags of white-box
     attacks are signs of masked gradients, and then the worst case is too high even where others happened to fill part
     of the gap: noise, transfer and a single step do not search the ball, and queries search it so slowly that gradients
-    which work would have found more. Flags that say nothing about the network (`OF_ONE_ATTACK`) are inherited only
-    where all of the strongest carry them.
+    which work would have found more. That one attack is weak is another matter, since others may make up
+    for it: `planted_missed` is inherited only where all of the strongest carry it, and `not_converged` not at all, as
+    it is judged for the worst case itself.
     """
     iterative = _iterative(outcomes)
     inherited = {}
@@ -277,7 +282,7 @@ def inherited_by_worst_case(outcomes: Outcomes, flagged: dict[Cell, set[str]]) -
         relied_on = [cell for cell in white_box if _attack(cell) in iterative] or white_box or black_box
         found = [flagged.get(cell, set()) for cell in _strongest(outcomes, relied_on)]
         shared_by_all = set.intersection(*found) if found else set()
-        inherited[worst] = set().union(*found) - (set(OF_ONE_ATTACK) - shared_by_all)
+        inherited[worst] = set().union(*found) - ({"planted_missed"} - shared_by_all) - {"not_converged"}
     return inherited
 
 

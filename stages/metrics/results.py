@@ -10,6 +10,7 @@ from stages.metrics.cells import DISTANCES, EFFORT, VARIANT, Cell, Outcomes, out
 from stages.metrics.flags import flags
 from stages.metrics.intervals import t_interval, wilson
 from stages.metrics.worst_case import worst_case
+from stages.norms import EPSILON_TOLERANCE
 
 MEANS = ["accuracy", *(f"mean_{norm}" for norm in DISTANCES), *EFFORT]
 COLUMNS = [
@@ -18,9 +19,6 @@ COLUMNS = [
 ]
 FOOTPRINT = ["parameters", "macs", "weight_bytes", "peak_activation_bytes"]
 THREATS = ["clean", "white_box", "adaptive", "black_box", "transfer", "bit_flip", "noise", "worst_case"]
-
-# Epsilons that went through a file of six significant digits still count as equal.
-EPSILON_TOLERANCE = 1e-6
 
 
 def results(

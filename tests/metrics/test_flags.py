@@ -205,7 +205,7 @@ def test_not_converged(difference, fires):
     cells = {PGD: rows(60), smaller: rows(150), PGD_SANITY: rows(0), PGD_AT_0: rows(180), TRANSFER: rows(90)}
     cells |= {FGSM: rows(60), cell(scheme="int8"): rows(60), cell(norm="l2"): rows(60), PGD.worst_case: rows(60)}
     probes = probed(PGD, "doubled", first_correct(60 - difference, 100))
-    assert not_converged(cells, probes) == ({PGD, smaller, PGD_SANITY} if fires else set())
+    assert not_converged(cells, probes) == ({PGD, smaller, PGD_SANITY, PGD.worst_case} if fires else set())
     planted = pd.concat([probed(PGD, "planted", [False] * 64), probed(FGSM, "planted", [False] * 64)])
     assert not_converged(cells, planted) == set()
 
@@ -304,13 +304,24 @@ def test_worst_case_inherits_from_its_strongest_members_alone(difference, inheri
     assert found == {PGD.worst_case: {"no_collapse"} if inherits else set()}
 
 
-@pytest.mark.parametrize("flag", ["not_converged", "planted_missed"])
-def test_an_attack_that_is_weak_by_itself_harms_no_worst_case_with_a_sound_one(flag):
+def test_an_attack_that_misses_what_was_planted_harms_no_worst_case_with_a_sound_one():
     cells = {PGD: rows(10), cell(attack="apgd"): rows(12)}
-    assert inherited_by_worst_case(cells, {PGD: {flag}}) == {PGD.worst_case: set()}
-    assert inherited_by_worst_case(cells, {key: {flag} for key in cells}) == {PGD.worst_case: {flag}}
-    signs = {PGD: {flag, "zero_gradient"}}
+    assert inherited_by_worst_case(cells, {PGD: {"planted_missed"}}) == {PGD.worst_case: set()}
+    all_miss = {key: {"planted_missed"} for key in cells}
+    assert inherited_by_worst_case(cells, all_miss) == {PGD.worst_case: {"planted_missed"}}
+    signs = {PGD: {"planted_missed", "zero_gradient", "not_converged"}}
     assert inherited_by_worst_case(cells, signs) == {PGD.worst_case: {"zero_gradient"}}
+
+
+@pytest.mark.parametrize(("left", "too_high"), [(90, False), (10, True)])
+def test_a_worst_case_has_not_converged_where_a_doubled_attack_beats_all_together(left, too_high):
+    strong, smaller = cell(attack="apgd"), cell(epsilon=1 / 255)
+    attacked = {PGD: rows(150), strong: rows(90), smaller: rows(170), CLEAN: gradient_norms(0)}
+    cells = attacked | worst_case(attacked)
+    flagged = flags(cells, {}, probed(PGD, "doubled", first_correct(left, 100)))
+    assert flagged[PGD] == {"not_converged"} and strong not in flagged
+    expected = {"not_converged"} if too_high else set()
+    assert flagged.get(PGD.worst_case, set()) == flagged.get(smaller.worst_case, set()) == expected
 
 
 @pytest.mark.parametrize(("stochastic", "eot_samples", "fires"), [(True, 1, True), (True, 2, False), (False, 1, False)])
