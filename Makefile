@@ -34,7 +34,7 @@ setup: $(INSTALLED) ## install what requirements.lock lists into .venv (TORCH=cu
 run: setup ## answer the default study in data/results/report.html
 	@$(BIN)/snakemake --cores all
 
-smoke: setup ## run the same chain in a minute and a half, in studies/smoke
+smoke: setup ## run the same chain, extended, in about two minutes, in studies/smoke
 	@$(BIN)/snakemake --cores all --config study=smoke
 
 test: setup ## run the tests
