@@ -136,10 +136,11 @@ def test_the_report_s_commands_recompute_a_cell_to_the_same_bytes(smoke, kind):
 def test_every_result_comes_back_from_the_cache(smoke):
     data = smoke.folder / STUDY / "data"
     before = (data / "results/report.html").read_bytes()
-    for name in ("adversarial", "scores", "trained", "defended", "quantized", "prepared", "results"):
+    made = ("adversarial", "scores", "probes", "diagnostics", "trained", "defended", "quantized", "prepared", "results")
+    for name in made:
         shutil.rmtree(data / name)
     said = run(smoke)
-    assert "20 restored" in said
+    assert "40 restored" in said
     assert (data / "results/report.html").read_bytes() == before
 
 
@@ -148,7 +149,7 @@ def test_a_changed_setting_runs_what_uses_it_and_changed_back_nothing(smoke):
         params["attacks"]["pgd"]["steps"] = 4
 
     restore = set_params(smoke, more_steps)
-    assert to_run(smoke) == {"attack": 4, "score": 4, "report": 1}
+    assert to_run(smoke) == {"attack": 4, "score": 4, "probe": 4, "report": 1}
     restore()
     assert to_run(smoke) == {}
 
@@ -160,8 +161,7 @@ def test_an_added_seed_runs_new_cells_only(smoke):
     restore = set_params(smoke, another_seed)
     added = to_run(smoke)
     restore()
-    assert added["score"] == 8
-    assert added["attack"] == 4
+    assert (added["score"], added["attack"], added["probe"], added["diagnose"]) == (12, 8, 8, 4)
     assert "prepare" not in added
 
 
@@ -170,7 +170,8 @@ def test_an_edited_attack_runs_it_and_what_follows_and_an_edited_comment_nothing
     assert to_run(smoke) == {}
     restore()
     restore = edit(smoke, "stages/attacks/pgd.py", "ITERATIVE = True", "ITERATIVE = True\nEDITED = True")
-    assert to_run(smoke) == {"attack": 4, "score": 4, "report": 1}
+    # Diagnostics measure robust accuracy by PGD, whatever the study attacks with.
+    assert to_run(smoke) == {"attack": 4, "score": 4, "probe": 4, "diagnose": 4, "report": 1}
     restore()
     assert to_run(smoke) == {}
 

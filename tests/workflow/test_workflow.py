@@ -60,7 +60,8 @@ def test_the_snakefile_names_the_outputs_of_the_plan():
     """Snakemake would complain of a missing output; a superfluous one would be noticed by nobody."""
     params = load_params(REPOSITORY / "params.yaml")
     snakefile = (REPOSITORY / "Snakefile").read_text()
-    for job in plan(params):
+    assert "        page.products," in snakefile  # what the report makes depends on the study
+    for job in plan(params)[:-1]:
         rule = re.split(rf"(?:rule|as) {job.rule}(?: with)?:", snakefile)[1].partition("    log:")[0]
         named = re.findall(r'"(data/[^"]+)"', rule)
         assert sorted(name.replace("{item}", job.item) for name in named) == list(job.products)
