@@ -21,7 +21,7 @@ from stages.datasets.arrays import evaluation_samples
 from stages.datasets.tensors import as_input
 from stages.metrics.paired import significantly_lower
 from stages.plan import Variant, variants
-from stages.probe import broken_within
+from stages.probe import broken_within, twice
 from stages.runtime import configure
 from stages.seeds import seed_of
 
@@ -39,10 +39,8 @@ def tune(params: Any, count: int, doublings: int, tell: Callable[[str], None] = 
         plugin = importlib.import_module(f"stages.attacks.{params.plugin(name)}")
         found[name] = settings
         if hasattr(plugin, "BUDGET"):
-            knobs = params.settings_of(name)
             attacked = [_Target(variant, name, plugin, params, count, device) for variant in variants(params)]
-            budget = _enough(attacked, name, knobs, _budget(plugin, knobs), doublings, tell)
-            found[name] = settings | budget
+            found[name] = settings | _enough(attacked, name, plugin, params.settings_of(name), doublings, tell)
     return found
 
 
@@ -78,31 +76,26 @@ class _Target:
         return ~pd.Series(broken)
 
 
-def _budget(plugin: Any, knobs: dict[str, Any]) -> dict[str, int]:
-    parameters = inspect.signature(plugin.attack).parameters
-    return {knob: knobs.get(knob, parameters[knob].default) for knob in plugin.BUDGET}
-
-
-def _enough(
-    targets: list[_Target], name: str, knobs: dict[str, Any], budget: dict[str, int], doublings: int, tell
-) -> dict[str, int]:
-    """The first budget whose double helps on no target, or the largest that was tried."""
-    left = [target.correct(knobs | budget) for target in targets]
-    tell(_line(name, budget, targets, left))
+def _enough(targets: list[_Target], name: str, plugin: Any, knobs: dict[str, Any], doublings: int, tell) -> dict:
+    """The settings with the first budget whose double helps on no target, or with the largest that was tried."""
+    defaults = inspect.signature(plugin.attack).parameters
+    knobs = {knob: defaults[knob].default for knob in plugin.BUDGET} | knobs
+    left = [target.correct(knobs) for target in targets]
+    tell(_line(name, plugin, knobs, targets, left))
     for _ in range(doublings):
-        doubled = {knob: 2 * value for knob, value in budget.items()}
-        now = [target.correct(knobs | doubled) for target in targets]
-        tell(_line(name, doubled, targets, now))
+        doubled = twice(plugin, knobs)
+        now = [target.correct(doubled) for target in targets]
+        tell(_line(name, plugin, doubled, targets, now))
         if not any(significantly_lower(after, before) for after, before in zip(now, left, strict=True)):
-            return budget
-        budget, left = doubled, now
+            return knobs
+        knobs, left = doubled, now
     tell(f"{name}: doubling still helped at the last try")
-    return budget
+    return knobs
 
 
-def _line(name: str, budget: dict[str, int], targets: list[_Target], left: list[pd.Series]) -> str:
+def _line(name: str, plugin: Any, knobs: dict[str, Any], targets: list[_Target], left: list[pd.Series]) -> str:
     shares = ", ".join(
         f"{target.name.removesuffix(f'-{name}')} {series.mean():.1%}"
         for target, series in zip(targets, left, strict=True)
     )
-    return f"{name} {', '.join(f'{knob} {value}' for knob, value in budget.items())}: left standing {shares}"
+    return f"{name} {', '.join(f'{knob} {knobs[knob]}' for knob in plugin.BUDGET)}: left standing {shares}"
