@@ -22,7 +22,7 @@ from stages.attacks.result import AttackResult, judged
 from stages.classifier import Classifier
 from stages.datasets.arrays import evaluation_samples
 from stages.datasets.tensors import as_input
-from stages.norms import EPSILON_TOLERANCE, FULL_RANGES
+from stages.norms import EPSILON_TOLERANCE, FULL_RANGES, has_budgets
 from stages.runtime import configure
 from stages.seeds import seed_of
 
@@ -83,7 +83,7 @@ def attacked_epsilons(epsilons: list[float], plugin: ModuleType) -> list[float]:
 
 def is_minimal_norm(plugin: ModuleType) -> bool:
     """Whether an attack looks for the nearest adversarial input, and so takes no epsilons."""
-    return "epsilons" not in inspect.signature(plugin.attack).parameters
+    return not has_budgets(inspect.signature(plugin.attack).parameters)
 
 
 def threat_of(plugin: ModuleType, classifier: Classifier, eot_samples: int) -> tuple[str, int]:

@@ -1,5 +1,6 @@
 """The norms that perturbations are measured in."""
 
+from collections.abc import Collection
 from math import inf
 
 from stages.knobs import FULL_RANGE
@@ -11,6 +12,11 @@ NORMS = tuple(FULL_RANGES)
 # A distance in float32 still counts as within the epsilon that it is equal to, and an epsilon that went through a file
 # of six significant digits as the same.
 EPSILON_TOLERANCE = 1e-6
+
+
+def has_budgets(arguments: Collection[str]) -> bool:
+    """Whether an attack with these arguments is given epsilons; without, it looks for the nearest adversarial input."""
+    return "epsilons" in arguments
 
 
 def in_order(by_norm: dict) -> dict:

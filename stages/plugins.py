@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, create_model
 
 from stages import knobs as knob_types
-from stages.norms import NORMS
+from stages.norms import NORMS, has_budgets
 
 STAGES = Path(__file__).parent
 
@@ -113,7 +113,7 @@ def budget(attack: str) -> tuple[str, ...]:
 def is_minimal_norm(attack: str) -> bool:
     """Whether an attack looks for the nearest adversarial input, and so takes no epsilons."""
     arguments = _function("attacks", _plugin_file("attacks", attack)).args
-    return "epsilons" not in {argument.arg for argument in arguments.kwonlyargs}
+    return not has_budgets([argument.arg for argument in arguments.kwonlyargs])
 
 
 def knobs(kind: str, name: str) -> type[BaseModel]:

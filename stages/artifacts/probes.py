@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 
 # One row a sample. `probe` is "doubled", the attack with twice its budget, or "planted", the attack on a classifier
 # with an adversarial example planted in the ball. `correct`: whether the attack failed, null where none could be
-# planted. `noise`: the share of random points of the ball's surface that is adversarial there, null where none is
 # planted.
 PROBES = pa.schema(
     {
@@ -23,7 +22,6 @@ PROBES = pa.schema(
         "probe": pa.string(),
         "sample": pa.int64(),
         "correct": pa.bool_(),
-        "noise": pa.float64(),
     }
 )
 

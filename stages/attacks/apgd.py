@@ -7,7 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stages.attacks.gradient_ascent import LOSSES, Ascent, Found, Loss, attack_each_epsilon, where
+from stages.attacks.batches import where
+from stages.attacks.gradient_ascent import Ascent, Found, attack_each_epsilon
+from stages.attacks.losses import LOSSES, Loss
 from stages.attacks.result import AttackResult
 from stages.classifier import Classifier
 from stages.knobs import Count, Fraction

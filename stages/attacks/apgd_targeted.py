@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from stages.attacks.apgd import auto_pgd
-from stages.attacks.gradient_ascent import TINY, Ascent, Loss, attack_each_epsilon
+from stages.attacks.gradient_ascent import Ascent, attack_each_epsilon
+from stages.attacks.losses import TINY, Loss, likeliest_wrong_classes, margin_of
 from stages.attacks.result import AttackResult
 from stages.classifier import Classifier
 from stages.knobs import Count, Fraction
@@ -59,12 +60,6 @@ def attack(
     )
 
 
-def likeliest_wrong_classes(logits: Tensor, labels: Tensor) -> Tensor:
-    """The classes but the label by falling logit, int64 [N, K - 1]."""
-    wrong = logits.scatter(1, labels[:, None], -torch.inf)
-    return wrong.argsort(dim=1, descending=True, stable=True)[:, :-1]
-
-
 def targeted_loss(target: Tensor) -> Loss:
     """The targeted difference of logits ratio toward the classes int64 [N], or with fewer than 4 classes the margin.
 
@@ -73,7 +68,7 @@ def targeted_loss(target: Tensor) -> Loss:
     """
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        margin = (logits.gather(1, target[:, None]) - logits.gather(1, labels[:, None]))[:, 0]
+        margin = margin_of(logits, labels, target)
         if logits.shape[1] < 4:
             return margin
         highest = logits.topk(4).values

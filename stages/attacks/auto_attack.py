@@ -10,7 +10,8 @@ from torch import Tensor
 
 from stages.attacks import apgd, apgd_targeted, fab_targeted, square
 from stages.attacks.distances import project_linf
-from stages.attacks.gradient_ascent import Found, cross_entropy
+from stages.attacks.gradient_ascent import Found
+from stages.attacks.losses import cross_entropy
 from stages.attacks.result import AttackResult, checked_epsilons, judged
 from stages.attacks.square import check_images
 from stages.classifier import Classifier, evaluating

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from stages.attacks.batches import per_sample
 from stages.attacks.distances import project_l2, project_linf
 
 TINY = torch.finfo(torch.float32).tiny  # a gradient's length of 0
@@ -52,7 +53,7 @@ class L2Ball:
         """The step of length 1 along which losses of this gradient [N, ...] rise most; none where the gradient is 0."""
         # Squares of small gradients would be 0 in float32.
         length = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64)
-        return (gradient / length.clamp_min(TINY).reshape(-1, *[1] * (gradient.ndim - 1))).float()
+        return (gradient / per_sample(length.clamp_min(TINY), gradient)).float()
 
     @staticmethod
     def draw(inputs: Tensor, generator: torch.Generator) -> Tensor:

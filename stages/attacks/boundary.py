@@ -8,21 +8,20 @@ import math
 import torch
 from torch import Tensor
 
+from stages.attacks.batches import per_sample, where
 from stages.attacks.decision_based import (
     LEVEL,
     ask,
     distances,
     halvings_for_probes,
     is_adversarial,
-    lengths,
-    normalized,
     probes,
     shrunk,
     start,
     to_boundary,
-    to_rows,
     without_noise,
 )
+from stages.attacks.distances import length, unit
 from stages.attacks.minimal_norm import Search, attack_nearest
 from stages.attacks.result import AttackResult
 from stages.classifier import Classifier
@@ -87,22 +86,22 @@ def attack(
             probing = adapted(probing, share >= 0, step_adaptation)
             path = memory * path + torch.einsum("mk,mk...->m...", answers, directions)
             weight = memory**2 * weight + trials
-            step = to_rows(around * reach, points) * normalized(without_noise(path, weight))
+            step = per_sample(around * reach, points) * unit(without_noise(path, weight))
             beside = around_original(search, points, samples, step)
             nearer = shrunk(search, beside, samples, 1 - toward)
             both = is_adversarial(search, nearer, samples)
-            points = torch.where(to_rows(both, points), nearer, points)
+            points = where(both, nearer, points)
             rest = (~both).nonzero()[:, 0]
             alone = both.clone()
             alone[rest] = is_adversarial(search, beside[rest], samples[rest])
-            points[rest] = torch.where(to_rows(alone[rest], points), beside[rest], points[rest])
+            points[rest] = where(alone[rest], beside[rest], points[rest])
             around = adapted(around, alone, step_adaptation)
             toward = torch.where(alone, adapted(toward, both, step_adaptation), toward)
             stuck = (around < STUCK).nonzero()[:, 0]
             if len(stuck):
                 retreat = shrunk(search, points[stuck], samples[stuck], torch.full_like(around[stuck], 1 + RETREAT))
                 safe = is_adversarial(search, retreat, samples[stuck])
-                points[stuck] = torch.where(to_rows(safe, points), retreat, points[stuck])
+                points[stuck] = where(safe, retreat, points[stuck])
                 around[stuck], toward[stuck] = delta, RETREAT
 
     return attack_nearest(find, classifier, inputs, labels, norm=NORM, generator=generator, gradients=False)
@@ -111,8 +110,8 @@ def attack(
 def around_original(search: Search, points: Tensor, samples: Tensor, step: Tensor) -> Tensor:
     """Points [M, ...] moved by `step` [M, ...] and then brought back to their distance from the original."""
     originals, moved = search.inputs[samples], points + step
-    scale = distances(search, points, samples) / lengths(moved - originals).clamp_min(1e-30)
-    return (originals + to_rows(scale, points) * (moved - originals)).clamp(0, 1)
+    scale = distances(search, points, samples) / length(moved - originals).clamp_min(1e-30)
+    return (originals + per_sample(scale, points) * (moved - originals)).clamp(0, 1)
 
 
 def adapted(size: Tensor, succeeded: Tensor, factor: float) -> Tensor:

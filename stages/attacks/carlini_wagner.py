@@ -10,7 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from stages.attacks.gradient_ascent import Loss, margin
+from stages.attacks.batches import per_sample
+from stages.attacks.losses import Loss, margin
 from stages.attacks.minimal_norm import Search
 
 GROWTH = 10  # of a constant that is too small
@@ -44,11 +45,6 @@ def bisect_constants(search: Search, descend: Callable[[Tensor], Tensor], *, ini
 def check_interval(steps: int) -> int:
     """After how many steps each a descent asks which samples still make progress."""
     return max(math.ceil(steps / CHECKS), CHECK_STEPS)
-
-
-def per_sample(values: Tensor, inputs: Tensor) -> Tensor:
-    """One value a sample, [N], in a shape that goes with inputs [N, ...]."""
-    return values.reshape(-1, *[1] * (inputs.ndim - 1))
 
 
 def to_tanh(inputs: Tensor) -> Tensor:

@@ -4,13 +4,13 @@ https://arxiv.org/abs/1608.04644 (section VI.A)."""
 import torch
 from torch import Tensor
 
+from stages.attacks.batches import per_sample
 from stages.attacks.carlini_wagner import (
     PROGRESS,
     Adam,
     bisect_constants,
     check_interval,
     from_tanh,
-    per_sample,
     shortfall,
     to_tanh,
 )

@@ -4,7 +4,8 @@ https://arxiv.org/abs/1608.04644 (section VI.C)."""
 import torch
 from torch import Tensor
 
-from stages.attacks.carlini_wagner import Adam, from_tanh, per_sample, shortfall, to_tanh
+from stages.attacks.batches import per_sample
+from stages.attacks.carlini_wagner import Adam, from_tanh, shortfall, to_tanh
 from stages.attacks.minimal_norm import Search, attack_nearest
 from stages.attacks.result import AttackResult
 from stages.classifier import Classifier

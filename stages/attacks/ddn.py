@@ -4,8 +4,10 @@ norm for efficient gradient-based L2 adversarial attacks and defenses", CVPR 201
 import torch
 from torch import Tensor
 
-from stages.attacks.fast_minimum_norm import cosine_decay, linearized_distance, per_sample, unit
-from stages.attacks.gradient_ascent import Loss
+from stages.attacks.batches import per_sample
+from stages.attacks.distances import unit
+from stages.attacks.fast_minimum_norm import cosine_decay, linearized_distance
+from stages.attacks.losses import Loss, without_label
 from stages.attacks.minimal_norm import Search, attack_nearest
 from stages.attacks.result import AttackResult
 from stages.classifier import Classifier
@@ -65,7 +67,7 @@ def log_odds(sharpness: float) -> Loss:
     """
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        others = logits.scatter(1, labels[:, None], -torch.inf)
+        others = without_label(logits, labels)
         return (sharpness * others).logsumexp(1) / sharpness - logits.gather(1, labels[:, None])[:, 0]
 
     return loss

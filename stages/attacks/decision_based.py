@@ -10,6 +10,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from stages.attacks.batches import per_sample, where
+from stages.attacks.distances import length, unit
+from stages.attacks.draws import gaussian, split
 from stages.attacks.minimal_norm import Search
 
 # A probe moves each value by at least a level of 8-bit inputs: a quantized network rounds smaller changes away.
@@ -25,30 +28,15 @@ def is_adversarial(search: Search, points: Tensor, samples: Tensor) -> Tensor:
     return search.logits(points, samples).argmax(1) != search.labels[samples]
 
 
-def to_rows(values: Tensor, points: Tensor) -> Tensor:
-    """One value a point, [M], in a shape that multiplies points [M, ...]."""
-    return values.reshape(-1, *[1] * (points.ndim - 1))
-
-
-def lengths(perturbations: Tensor) -> Tensor:
-    """Euclidean lengths [M] of perturbations [M, ...]."""
-    return torch.linalg.vector_norm(perturbations.flatten(1), dim=1)
-
-
-def normalized(directions: Tensor) -> Tensor:
-    """Directions [M, ...] of unit length; zeros stay zeros."""
-    return directions / to_rows(lengths(directions).clamp_min(1e-30), directions)
-
-
 def distances(search: Search, points: Tensor, samples: Tensor) -> Tensor:
     """How far points [M, ...] are from their originals, [M]."""
-    return lengths(points - search.inputs[samples])
+    return length(points - search.inputs[samples])
 
 
 def shrunk(search: Search, points: Tensor, samples: Tensor, fraction: Tensor) -> Tensor:
     """The points at a fraction, [M], of the way from the original to `points` [M, ...]."""
     originals = search.inputs[samples]
-    return (originals + to_rows(fraction, points) * (points - originals)).clamp(0, 1)
+    return (originals + per_sample(fraction, points) * (points - originals)).clamp(0, 1)
 
 
 def to_boundary(search: Search, points: Tensor, samples: Tensor, halvings: int) -> Tensor:
@@ -114,23 +102,16 @@ def blocks_of_noise(search: Search, size: int, generator: torch.Generator) -> Te
 
 def draw_uniform(search: Search, shape: Sequence[int], generator: torch.Generator) -> Tensor:
     """A uniform draw from [0, 1] for each sample, [N, *shape], that depends on its place in the batch alone."""
-    draw = torch.rand((_places(search), *shape), generator=_split(generator))
+    draw = torch.rand((search.rows_to_draw, *shape), generator=split(generator))
     return draw.to(search.inputs.device)[search.places]
-
-
-def gaussian(search: Search, count: int, generator: torch.Generator) -> Tensor:
-    """`count` Gaussian draws for each sample, [N, count, ...]; a sample's depend on its place in the batch alone."""
-    shape = (count, *search.inputs.shape[1:])
-    # PyTorch draws normal numbers 16 at a time, and the last of a tensor in another way if they do not come out even.
-    values = math.prod(shape)
-    draw = torch.randn((_places(search), -(-values // 16) * 16), generator=_split(generator))
-    return draw.to(search.inputs.device)[search.places, :values].reshape(-1, *shape)
 
 
 def probes(search: Search, count: int, generator: torch.Generator, within: Subspace | None = None) -> Tensor:
     """`count` random directions of unit length for each sample, [N, count, ...], within a subspace or of all."""
-    draws = gaussian(search, count, generator).flatten(0, 1)
-    return normalized(within(draws) if within else draws).reshape(-1, count, *draws.shape[1:])
+    shape = search.inputs.shape[1:]
+    draw = gaussian(search.rows_to_draw, (count, *shape), split(generator)).to(search.inputs.device)
+    directions = draw[search.places].flatten(0, 1)
+    return unit(within(directions) if within else directions).reshape(-1, count, *shape)
 
 
 def boundary_normal(
@@ -156,7 +137,7 @@ def boundary_normal(
         weighted += torch.einsum("mk,mk...->m...", answers, directions)
         summed += directions.sum(1)
         mean += answers.sum(1) / count
-    return normalized(without_noise(weighted - to_rows(mean, points) * summed, (1 - mean**2) * count))
+    return unit(without_noise(weighted - per_sample(mean, points) * summed, (1 - mean**2) * count))
 
 
 def probe_radius(search: Search, points: Tensor, samples: Tensor) -> Tensor:
@@ -166,7 +147,7 @@ def probe_radius(search: Search, points: Tensor, samples: Tensor) -> Tensor:
 
 def ask(search: Search, points: Tensor, samples: Tensor, radius: Tensor, directions: Tensor) -> Tensor:
     """Answers [M, count], 1 if adversarial and else -1, at a radius [M] in directions [M, count, ...] from points."""
-    asked = (points[:, None] + to_rows(radius, points)[:, None] * directions).clamp(0, 1)
+    asked = (points[:, None] + per_sample(radius, points)[:, None] * directions).clamp(0, 1)
     adversarial = is_adversarial(search, asked.flatten(0, 1), samples.repeat_interleave(directions.shape[1]))
     return adversarial.reshape(directions.shape[:2]) * 2.0 - 1
 
@@ -184,18 +165,9 @@ def without_noise(estimate: Tensor, energy: Tensor) -> Tensor:
     colour = estimate - brightness
     noise = energy / estimate.shape[1]
     factor, colour_factor = _share_of_signal(brightness, noise), _share_of_signal(colour, energy - noise)
-    signal = to_rows(factor, estimate) * brightness + to_rows(colour_factor, estimate) * colour
-    return torch.where(to_rows(factor + colour_factor > 0, estimate), signal, estimate)
+    signal = per_sample(factor, estimate) * brightness + per_sample(colour_factor, estimate) * colour
+    return where(factor + colour_factor > 0, signal, estimate)
 
 
 def _share_of_signal(part: Tensor, noise: Tensor) -> Tensor:
     return (1 - noise / part.flatten(1).square().sum(1).clamp_min(1e-30)).clamp_min(0)
-
-
-def _places(search: Search) -> int:
-    return int(search.places.max()) + 1
-
-
-def _split(generator: torch.Generator) -> torch.Generator:
-    """A generator of its own, so that however much is drawn from it changes no draw after it."""
-    return torch.Generator().manual_seed(torch.randint(2**62, (), generator=generator).item())

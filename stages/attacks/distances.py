@@ -6,6 +6,10 @@ Differences of float32 inputs are taken in float64: in float32 a perturbation of
 import torch
 from torch import Tensor
 
+from stages.attacks.batches import per_sample
+
+TINY = 1e-12  # what a length of 0 counts as in a division
+
 
 def l0(adversarial: Tensor, originals: Tensor) -> Tensor:
     """Number of changed input values, int64 [N], between inputs [N, ...]."""
@@ -30,13 +34,23 @@ def linf(adversarial: Tensor, originals: Tensor) -> Tensor:
 DISTANCES = {"l0": l0, "l1": l1, "l2": l2, "linf": linf}  # by the name of the norm
 
 
+def length(change: Tensor, order: float = 2) -> Tensor:
+    """The norms of that order, [N], of changes [N, ...], in their number format."""
+    return torch.linalg.vector_norm(change.flatten(1), order, dim=1)
+
+
+def unit(change: Tensor) -> Tensor:
+    """Changes [N, ...] scaled to an L2 norm of 1, or 0 as it was."""
+    return change / per_sample(length(change).clamp_min(TINY), change)
+
+
 def project_linf(adversarial: Tensor, originals: Tensor, epsilon: Tensor) -> Tensor:
     """The float32 inputs [N, ...] nearest to `adversarial` in the epsilon-ball around `originals` and in [0, 1].
 
     epsilon: float64 [N], in input units. No value ends outside its ball, not even by a rounding.
     """
     center = originals.double()
-    radius = epsilon.reshape(-1, *[1] * (originals.ndim - 1))
+    radius = per_sample(epsilon, originals)
     projected = adversarial.double().clamp(center - radius, center + radius).clamp(0, 1).float()
     outside = (projected.double() - center).abs() > radius
     return torch.where(outside, torch.nextafter(projected, originals), projected)
@@ -50,12 +64,11 @@ def project_l2(adversarial: Tensor, originals: Tensor, epsilon: Tensor) -> Tenso
     epsilon: float64 [N], in input units. No input ends outside its ball, not even by a rounding.
     """
     center = originals.double()
-    radius = epsilon.reshape(-1, *[1] * (originals.ndim - 1))
+    radius = per_sample(epsilon, originals)
     change = adversarial.double().clamp(0, 1) - center
-    length = torch.linalg.vector_norm(change.flatten(1), dim=1).reshape(radius.shape)
     # Rounding to float32 moves each value by at most 2^-25, and the length by that times the root of their number.
     reach = (radius - 2**-25 * originals[0].numel() ** 0.5).clamp_min(0) if len(originals) else radius
-    return (center + change * (reach / length.clamp_min(1e-30)).clamp(max=1)).float()
+    return (center + change * (reach / per_sample(length(change), change).clamp_min(1e-30)).clamp(max=1)).float()
 
 
 def _perturbation(adversarial: Tensor, originals: Tensor) -> Tensor:

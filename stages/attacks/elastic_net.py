@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stages.attacks.carlini_wagner import PROGRESS, bisect_constants, check_interval, per_sample, shortfall
+from stages.attacks.batches import per_sample
+from stages.attacks.carlini_wagner import PROGRESS, bisect_constants, check_interval, shortfall
 from stages.attacks.distances import l1, l2
 from stages.attacks.minimal_norm import Search, attack_nearest
 from stages.attacks.result import AttackResult

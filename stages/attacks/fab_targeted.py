@@ -7,8 +7,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from stages.attacks.apgd_targeted import likeliest_wrong_classes
-from stages.attacks.gradient_ascent import margin, where
+from stages.attacks.batches import per_sample, where
+from stages.attacks.distances import length
+from stages.attacks.losses import likeliest_wrong_classes, margin, margin_of
 from stages.attacks.minimal_norm import Search, attack_nearest
 from stages.attacks.result import AttackResult
 from stages.classifier import Classifier
@@ -58,24 +59,18 @@ def walk_along_boundaries(search: Search, generator: torch.Generator, *, steps: 
     target, labels = target.flatten(), search.labels[samples]
     points = originals = search.inputs[samples]
     for _ in range(steps):
-        logits, gradient = search.gradient(points, lead, samples, target)
+        logits, gradient = search.gradient(points, margin_of, samples, target)
         # The boundary of the classifier linearized at the points, from there and from the originals.
-        gap = lead(logits, labels, target)
+        gap = margin_of(logits, labels, target)
         own_gap = gap + ((originals - points) * gradient).flatten(1).sum(1)
         step, own_step = step_onto_hyperplane(points, gap, gradient), step_onto_hyperplane(originals, own_gap, gradient)
-        length, own_length = (change.flatten(1).abs().amax(1) for change in (step, own_step))
-        bias = (length / (length + own_length).clamp_min(TINY)).clamp(max=LARGEST_BIAS)
-        bias = bias.reshape(-1, *[1] * (points.ndim - 1))
+        size, own_size = length(step, torch.inf), length(own_step, torch.inf)
+        bias = per_sample((size / (size + own_size).clamp_min(TINY)).clamp(max=LARGEST_BIAS), points)
         ahead = (1 - bias) * (points + OVERSHOOT * step) + bias * (originals + OVERSHOOT * own_step)
         points = ahead.clamp(0, 1)
         wrong = search.logits(points, samples).argmax(1) != labels
         points = where(wrong, originals + BACKWARD_STEP * (points - originals), points)
     search_between(search, margin(logits_of_originals, search.labels))
-
-
-def lead(logits: Tensor, labels: Tensor, target: Tensor) -> Tensor:
-    """How far the logits [M, K] of the target classes, int64 [M], are above those of the labels, [M]."""
-    return (logits.gather(1, target[:, None]) - logits.gather(1, labels[:, None]))[:, 0]
 
 
 def step_onto_hyperplane(points: Tensor, gap: Tensor, gradient: Tensor) -> Tensor:
@@ -85,22 +80,21 @@ def step_onto_hyperplane(points: Tensor, gap: Tensor, gradient: Tensor) -> Tenso
     their range, which leave more to the others (section 3.1). Where even all ends do not suffice, the step leads there,
     and where the gradient is 0, nowhere.
     """
-    values = (-1, *[1] * (points.ndim - 1))
-    side = gradient.sign() * -gap.sign().reshape(values)
+    side = gradient.sign() * -per_sample(gap.sign(), points)
     room, slope = torch.where(side > 0, 1 - points, points), gradient.abs()
-    length = torch.zeros_like(gap)
-    # What a length gains is concave and piecewise linear in it, so that Newton's method comes from below, and is there
+    reach = torch.zeros_like(gap)
+    # What a reach gains is concave and piecewise linear in it, so that Newton's method comes from below, and is there
     # once no more values meet their ends.
     while True:
-        free = room > length.reshape(values)
+        free = room > per_sample(reach, points)
         slope_of_free = (slope * free).flatten(1).sum(1)
         missing = gap.abs() - (slope * room * ~free).flatten(1).sum(1)
         longer = (
-            torch.where(slope_of_free > TINY, missing / slope_of_free.clamp_min(TINY), 1).clamp(max=1).maximum(length)
+            torch.where(slope_of_free > TINY, missing / slope_of_free.clamp_min(TINY), 1).clamp(max=1).maximum(reach)
         )
-        if not (longer > length).any():
-            return side * torch.minimum(room, length.reshape(values))
-        length = longer
+        if not (longer > reach).any():
+            return side * torch.minimum(room, per_sample(reach, points))
+        reach = longer
 
 
 def search_between(search: Search, margins: Tensor) -> None:
@@ -115,7 +109,7 @@ def search_between(search: Search, margins: Tensor) -> None:
     wrong, right, low = search.nearest[samples], search.inputs[samples], margins[samples]
     high = margin(search.logits(wrong, samples), labels)
     for _ in range(LAST_STEPS):
-        share = (high / (high - low).clamp_min(TINY)).reshape(-1, *[1] * (wrong.ndim - 1))
+        share = per_sample(high / (high - low).clamp_min(TINY), wrong)
         between = wrong + share * (right - wrong)
         found = margin(search.logits(between, samples), labels)
         errs = found > 0

@@ -6,12 +6,13 @@ import math
 import torch
 from torch import Tensor
 
-from stages.attacks.gradient_ascent import margin
+from stages.attacks.batches import per_sample
+from stages.attacks.distances import TINY, length, unit
+from stages.attacks.losses import margin
 from stages.attacks.minimal_norm import Search
 
 LAST = 0.01  # of a decaying step size: what is left of it in the end
 LEAST_GAP = 1e-4  # of the largest logit; a step that closes less may be lost in rounding
-TINY = 1e-12  # what a length of 0 counts as in a division
 
 
 def adapt_norm_constraint(search: Search, *, steps: int, step_size: float, gamma: float) -> None:
@@ -53,24 +54,9 @@ def cosine_decay(first: float, step: int, steps: int) -> float:
     return first * (LAST + (1 - LAST) * (1 + math.cos(math.pi * step / steps)) / 2)
 
 
-def length(change: Tensor, order: float) -> Tensor:
-    """The norms of that order, [N], of [N, ...]."""
-    return torch.linalg.vector_norm(change.flatten(1), order, dim=1)
-
-
-def unit(change: Tensor) -> Tensor:
-    """[N, ...] scaled to an L2 norm of 1, or 0 as it was."""
-    return change / per_sample(length(change, 2).clamp_min(TINY), change)
-
-
 def shortened(change: Tensor, radii: Tensor, norm: str) -> Tensor:
     """The projection of [N, ...] onto balls around 0 with radii [N]."""
     if norm == "linf":
         reach = per_sample(radii, change)
         return change.clamp(-reach, reach)
-    return change * per_sample((radii / length(change, 2).clamp_min(TINY)).clamp(max=1), change)
-
-
-def per_sample(values: Tensor, points: Tensor) -> Tensor:
-    """Values [N] in a shape that broadcasts with points [N, ...]."""
-    return values.reshape(-1, *[1] * (points.ndim - 1))
+    return change * per_sample((radii / length(change).clamp_min(TINY)).clamp(max=1), change)

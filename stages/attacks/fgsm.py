@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from stages.attacks.gradient_ascent import Ascent, attack_each_epsilon, cross_entropy
+from stages.attacks.gradient_ascent import Ascent, attack_each_epsilon
+from stages.attacks.losses import cross_entropy
 from stages.attacks.result import AttackResult
 from stages.classifier import Classifier
 

@@ -4,8 +4,10 @@
 import torch
 from torch import Tensor
 
-from stages.attacks.distances import project_l2
-from stages.attacks.result import AttackResult, checked_epsilons, judged
+from stages.attacks.distances import project_l2, unit
+from stages.attacks.draws import gaussian
+from stages.attacks.noise import with_noise
+from stages.attacks.result import AttackResult, checked_epsilons
 from stages.classifier import Classifier
 
 NORM = "l2"
@@ -20,15 +22,10 @@ def attack(
 
     inputs: float32 [N, ...] in [0, 1]. labels: int64 [N]. epsilons: [E] or [E, N] of at least 0, in input units; the
     perturbation is shorter where values are clipped.
-    Every epsilon scales the same direction: accuracies at two epsilons differ by the noise's size alone.
+    Every epsilon scales the same direction: accuracies at two epsilons differ by the noise's size alone. A sample's
+    direction depends on its place in the batch alone.
     Raises ValueError if inputs are outside [0, 1], or if an epsilon is negative or not finite.
     """
     table = checked_epsilons(inputs, epsilons, NORM)
-    draw = torch.randn(inputs.shape, generator=generator, dtype=torch.float64).to(inputs.device)
-    direction = draw / torch.linalg.vector_norm(draw.flatten(1), dim=1).reshape(-1, *[1] * (inputs.ndim - 1))
-    scales = table.reshape(*table.shape, *[1] * (inputs.ndim - 1))
-    adversarial = torch.stack(
-        [project_l2(inputs + scale * direction, inputs, row) for scale, row in zip(scales, table, strict=True)]
-    )
-    uncounted = torch.zeros(table.shape, dtype=torch.int64, device=inputs.device)
-    return judged(classifier, adversarial, inputs, labels, norm=NORM, queries=uncounted, backwards=uncounted)
+    direction = unit(gaussian(len(inputs), inputs.shape[1:], generator, torch.float64))
+    return with_noise(direction, project_l2, classifier, inputs, labels, norm=NORM, table=table)

@@ -6,17 +6,17 @@ import math
 import torch
 from torch import Tensor
 
+from stages.attacks.batches import per_sample
 from stages.attacks.decision_based import (
     Subspace,
     boundary_normal,
     distances,
     halvings_for_probes,
     is_adversarial,
-    normalized,
     start,
     to_boundary,
-    to_rows,
 )
+from stages.attacks.distances import unit
 from stages.attacks.minimal_norm import Search, attack_nearest
 from stages.attacks.result import AttackResult
 from stages.classifier import Classifier
@@ -98,12 +98,12 @@ def cosines(size: int, count: int) -> Tensor:
 def turned(search: Search, points: Tensor, samples: Tensor, normal: Tensor) -> Tensor:
     """Points [M, ...] as far from the original as before, turned toward the normal as far as they stay adversarial."""
     originals, reach = search.inputs[samples], distances(search, points, samples)
-    direction = normalized(points - originals)
+    direction = unit(points - originals)
     ahead = points.clone()
     waiting = torch.arange(len(points), device=points.device)
     for turn in TURNS:
-        way = normalized(torch.lerp(direction[waiting], normal[waiting], turn))
-        tried = (originals[waiting] + to_rows(reach[waiting], points) * way).clamp(0, 1)
+        way = unit(torch.lerp(direction[waiting], normal[waiting], turn))
+        tried = (originals[waiting] + per_sample(reach[waiting], points) * way).clamp(0, 1)
         adversarial = is_adversarial(search, tried, samples[waiting])
         ahead[waiting[adversarial]] = tried[adversarial]
         waiting = waiting[~adversarial]

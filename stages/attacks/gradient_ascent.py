@@ -9,46 +9,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from stages.attacks.balls import BALLS
+from stages.attacks.batches import per_sample, where
+from stages.attacks.draws import split
+from stages.attacks.losses import Loss, cross_entropy
 from stages.attacks.result import AttackResult, checked_epsilons, judged
 from stages.classifier import Classifier, evaluating
-
-Loss = Callable[[Tensor, Tensor], Tensor]  # of logits [N, K] and labels [N]: what to raise, one value a sample [N]
-
-TINY = 1e-12  # quantized logits tie
-
-
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Each sample's cross-entropy [N], in nats."""
-    return functional.cross_entropy(logits, labels, reduction="none")
-
-
-def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """How far the highest other logit is above the label's, [N]: positive where the classifier errs."""
-    others = logits.scatter(1, labels[:, None], -torch.inf)
-    return others.amax(1) - logits.gather(1, labels[:, None])[:, 0]
-
-
-def difference_of_logits_ratio(logits: Tensor, labels: Tensor) -> Tensor:
-    """The margin in units of the gap between the first and the third highest logit, [N] (DLR).
-
-    Scaling the logits changes nothing. With fewer than 3 classes, which have no third, the margin itself. Source: Croce
-    and Hein, 2020, https://arxiv.org/abs/2003.01690 (section 4).
-    """
-    if logits.shape[1] < 3:
-        return margin(logits, labels)
-    highest = logits.topk(3).values
-    return margin(logits, labels) / (highest[:, 0] - highest[:, 2]).clamp_min(TINY)
-
-
-LOSSES = {"cross_entropy": cross_entropy, "margin": margin, "dlr": difference_of_logits_ratio}
-
-
-def where(samples: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """`one` [N, ...] for the samples, bool [N], and `other` [N, ...] for the rest."""
-    return torch.where(samples.reshape(-1, *[1] * (one.ndim - 1)), one, other)
 
 
 class Found(NamedTuple):
@@ -97,7 +64,7 @@ class Ascent:
         self.classifier, self.view, self.inputs, self.labels = classifier, view, inputs, labels
         self.ball, self.unit_draw = BALLS[norm](inputs, epsilons), unit_draw
         self.project, self.steepest = self.ball.project, self.ball.steepest
-        self.epsilons = epsilons.float().reshape(-1, *[1] * (inputs.ndim - 1))
+        self.epsilons = per_sample(epsilons.float(), inputs)
         self.stop_when_broken = stop_when_broken
         self.standing = torch.ones_like(labels, dtype=torch.bool)
         self.broken_at = inputs.clone()
@@ -193,7 +160,7 @@ def attack_each_epsilon(
     """
     table = checked_epsilons(inputs, epsilons, norm)
     originals = inputs.detach()
-    seed = _split(generator).initial_seed()
+    seed = split(generator).initial_seed()
     queries = torch.zeros(table.shape, dtype=torch.int64, device=inputs.device)
     backwards = torch.zeros_like(queries)
     adversarial = []
@@ -202,7 +169,7 @@ def attack_each_epsilon(
             candidates, asked = originals.clone(), radii > 0
             if asked.any():
                 draws = torch.Generator().manual_seed(seed)
-                view = classifier.gradient_view(_split(draws))
+                view = classifier.gradient_view(split(draws))
                 ascent = Ascent(
                     classifier,
                     view,
@@ -224,12 +191,7 @@ def _unit_draw(norm: str, inputs: Tensor, asked: Tensor, generator: torch.Genera
 
     Drawn for the whole batch, so that a sample's part does not depend on which others are asked for.
     """
-    return BALLS[norm].draw(inputs, _split(generator))[asked]
-
-
-def _split(generator: torch.Generator) -> torch.Generator:
-    """A generator of its own, so that however much is drawn from it changes no draw after it."""
-    return torch.Generator().manual_seed(torch.randint(2**62, (), generator=generator).item())
+    return BALLS[norm].draw(inputs, split(generator))[asked]
 
 
 def _strongest(runs: Callable[[Ascent], Iterator[Tensor]], ascent: Ascent) -> Tensor:

@@ -6,6 +6,7 @@ import math
 import torch
 from torch import Tensor
 
+from stages.attacks.batches import per_sample
 from stages.attacks.decision_based import (
     boundary_normal,
     distances,
@@ -13,7 +14,6 @@ from stages.attacks.decision_based import (
     is_adversarial,
     start,
     to_boundary,
-    to_rows,
 )
 from stages.attacks.minimal_norm import Search, attack_nearest
 from stages.attacks.result import AttackResult
@@ -69,7 +69,7 @@ def stepped(search: Search, points: Tensor, samples: Tensor, normal: Tensor, siz
     ahead = points.clone()
     waiting = torch.arange(len(points), device=points.device)
     for _ in range(STEP_HALVINGS):
-        tried = (points[waiting] + to_rows(size[waiting], points) * normal[waiting]).clamp(0, 1)
+        tried = (points[waiting] + per_sample(size[waiting], points) * normal[waiting]).clamp(0, 1)
         adversarial = is_adversarial(search, tried, samples[waiting])
         ahead[waiting[adversarial]] = tried[adversarial]
         waiting = waiting[~adversarial]

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stages.attacks.gradient_ascent import Loss
+from stages.attacks.losses import Loss, likeliest_wrong_classes
 from stages.attacks.minimal_norm import BATCH, Search, attack_nearest
 from stages.attacks.result import AttackResult
 from stages.classifier import Classifier
@@ -47,12 +47,9 @@ def attack(
     """
 
     def find(search: Search, generator: torch.Generator) -> None:
-        logits = search.logits(search.inputs)
-        wrong = logits.scatter(1, search.labels[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)[
-            :, :-1
-        ]
+        wrong = likeliest_wrong_classes(search.logits(search.inputs), search.labels)
         if targets == "random":
-            draws = torch.rand(int(search.places.max()) + 1, generator=generator, dtype=torch.float64)
+            draws = torch.rand(search.rows_to_draw, generator=generator, dtype=torch.float64)
             chosen = (draws.to(search.places.device)[search.places] * wrong.shape[1]).long()
             wrong = wrong.sort(1).values.gather(1, chosen[:, None])
         elif targets == "likeliest":

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from stages.attacks.fast_minimum_norm import per_sample, unit
-from stages.attacks.gradient_ascent import Loss, margin, where
+from stages.attacks.batches import per_sample, where
+from stages.attacks.distances import length, unit
+from stages.attacks.losses import Loss, margin, without_label
 from stages.attacks.minimal_norm import Search
 
 LEAST_DISTANCE = 1e-5  # in input units; a shorter step may be lost in rounding
@@ -54,7 +55,7 @@ def excesses(candidates: int) -> Loss:
     """How far the highest logits of other classes are above the label's: [N, `candidates`], at most all others."""
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        others = logits.scatter(1, labels[:, None], -torch.inf)
+        others = without_label(logits, labels)
         return others.topk(min(candidates, logits.shape[1] - 1)).values - logits.gather(1, labels[:, None])
 
     return loss
@@ -75,7 +76,7 @@ def step_across(gap: Tensor, gradient: Tensor, norm: str) -> Step:
 
     Its length is the gap over the dual norm of the gradient, its direction where the gradient gains most in that norm.
     """
-    dual = torch.linalg.vector_norm(gradient.flatten(1), {"l2": 2, "linf": 1}[norm], dim=1)
+    dual = length(gradient, {"l2": 2, "linf": 1}[norm])
     distance = torch.where(dual > TINY, (gap / dual).clamp_min(LEAST_DISTANCE), torch.inf)
-    length = per_sample(distance.nan_to_num(posinf=0), gradient)
-    return Step(distance, length * (gradient.sign() if norm == "linf" else unit(gradient)))
+    reach = per_sample(distance.nan_to_num(posinf=0), gradient)
+    return Step(distance, reach * (gradient.sign() if norm == "linf" else unit(gradient)))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stages.attacks.distances import DISTANCES
-from stages.attacks.gradient_ascent import margin
+from stages.attacks.losses import margin
 from stages.attacks.result import AttackResult, check_inputs, judged
 from stages.classifier import Classifier, evaluating
 
@@ -29,8 +29,8 @@ class Search:
     inputs: float32 [N, ...], the originals. labels: int64 [N], their classes.
     norm: what distances are measured in, a name of `DISTANCES` or a function like them.
     confidence: by how much another logit has to exceed the label's for a point to count as adversarial.
-    places: int64 [N], where the samples are in the batch, for draws that depend on nothing else; of random numbers
-    `draw` for as many samples as `places.max() + 1`, sample i takes `draw[places[i]]`.
+    places: int64 [N], where the samples are in the batch, for draws that depend on nothing else: of random numbers
+    `draw` for `rows_to_draw` samples, sample i takes `draw[places[i]]`.
     nearest: float32 [N, ...], the nearest adversarial points seen; the originals where none was.
     distance: float64 [N], how far they are; infinite where there is none.
     forwards, backwards: int64 [N], passes so far.
@@ -62,6 +62,11 @@ class Search:
     def found(self) -> Tensor:
         """Whether an adversarial point was seen, bool [N]."""
         return self.distance.isfinite()
+
+    @property
+    def rows_to_draw(self) -> int:
+        """For how many samples random numbers have to be drawn, as far as the last place."""
+        return int(self.places.max()) + 1
 
     def logits(self, points: Tensor, samples: Tensor | None = None) -> Tensor:
         """Logits [M, K] without a gradient."""

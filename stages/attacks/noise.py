@@ -1,9 +1,12 @@
 """Uniform noise: the control without an attacker, after Fawzi, Moosavi-Dezfooli and Frossard, "Robustness of
 classifiers: from adversarial to random noise", NeurIPS 2016, https://arxiv.org/abs/1608.08967."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from stages.attacks.batches import per_sample
 from stages.attacks.distances import project_linf
 from stages.attacks.result import AttackResult, checked_epsilons, judged
 from stages.classifier import Classifier
@@ -23,10 +26,25 @@ def attack(
     Raises ValueError if inputs or epsilons are outside [0, 1].
     """
     table = checked_epsilons(inputs, epsilons, NORM)
-    noise = torch.rand(inputs.shape, generator=generator, dtype=torch.float64).to(inputs.device) * 2 - 1
-    scales = table.reshape(*table.shape, *[1] * (inputs.ndim - 1))
-    adversarial = torch.stack(
-        [project_linf(inputs + scale * noise, inputs, row) for scale, row in zip(scales, table, strict=True)]
-    )
+    draw = torch.rand(inputs.shape, generator=generator, dtype=torch.float64) * 2 - 1
+    return with_noise(draw, project_linf, classifier, inputs, labels, norm=NORM, table=table)
+
+
+def with_noise(
+    draw: Tensor,
+    project: Callable[[Tensor, Tensor, Tensor], Tensor],
+    classifier: Classifier,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    norm: str,
+    table: Tensor,
+) -> AttackResult:
+    """What one draw from the unit ball, float64 [N, ...], does at every epsilon of the table, float64 [E, N].
+
+    project: onto the ball of the norm and [0, 1], of `distances.py`.
+    """
+    draw = draw.to(inputs.device)
+    adversarial = torch.stack([project(inputs + per_sample(row, inputs) * draw, inputs, row) for row in table])
     uncounted = torch.zeros(table.shape, dtype=torch.int64, device=inputs.device)
-    return judged(classifier, adversarial, inputs, labels, norm=NORM, queries=uncounted, backwards=uncounted)
+    return judged(classifier, adversarial, inputs, labels, norm=norm, queries=uncounted, backwards=uncounted)

@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stages.attacks.gradient_ascent import LOSSES, TINY, Ascent, Loss, attack_each_epsilon
+from stages.attacks.gradient_ascent import Ascent, attack_each_epsilon
+from stages.attacks.losses import LOSSES, TINY, Loss
 from stages.attacks.result import AttackResult
 from stages.classifier import Classifier
 from stages.knobs import Count, Positive

@@ -6,7 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stages.attacks.gradient_ascent import LOSSES, attack_each_epsilon
+from stages.attacks.gradient_ascent import attack_each_epsilon
+from stages.attacks.losses import LOSSES
 from stages.attacks.pgd import projected_runs
 from stages.attacks.result import AttackResult
 from stages.classifier import Classifier

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stages.attacks.distances import project_l2, project_linf
+from stages.attacks.batches import per_sample
+from stages.attacks.distances import project_l2, project_linf, unit
 from stages.attacks.grid import TOLERANCE, to_digital
 from stages.classifier import Classifier, evaluating
 from stages.datasets.tensors import LEVELS
@@ -22,7 +23,6 @@ from stages.quantization.frozen_layers import Codes
 OTHERS = 256  # random points of the ball that are not adversarial, the original and many of the surface among them
 CANDIDATES = 8  # points of the surface of which one is planted
 DRAWS = 16  # of a random classifier: the planted point is adversarial in all of them
-FRESH = 64  # other random points of the surface, which say how hard the planted one is to find
 RIDGE = 0.1  # in units of the features' mean variance: what hardly ever changes must not decide alone
 CLEARANCE = 1.25  # how far out the planted point is at least, in units of the outermost of the others
 CLOSENESS = 0.9  # where the threshold lies on the way from there to the planted point
@@ -30,7 +30,11 @@ TINY = 1e-12  # the variance of features that never change
 
 
 class LastLayer(NamedTuple):
-    """What turns features into logits, and the median gap between the two highest logits that it gives."""
+    """What turns features into logits, and the gap between the two highest logits that it typically gives.
+
+    The median of those above 0, since quantized logits tie, and a readout with a gap of 0 would be flat everywhere; 1
+    where all tie.
+    """
 
     layer: nn.Module
     margin: float
@@ -41,14 +45,12 @@ class Readout(NamedTuple):
 
     centre, direction: float32 [D]. threshold: how far features have to be from the centre along the direction.
     point: float32 [...], the planted one.
-    noise: the share of random points of the ball's surface that is adversarial, in [0, 1].
     """
 
     centre: Tensor
     direction: Tensor
     threshold: Tensor
     point: Tensor
-    noise: float
 
     def logits(self, features: Tensor) -> Tensor:
         """[N, 2] of features [N, D]."""
@@ -66,7 +68,9 @@ def last_layer(classifier: Classifier, inputs: Tensor) -> LastLayer:
     def remember(layer: nn.Module, arguments: tuple, output: object) -> None:
         if isinstance(output, Tensor) and output.shape == (len(inputs), classifier.num_classes):
             highest = output.topk(2).values
-            seen.append(LastLayer(layer, (highest[:, 0] - highest[:, 1]).median().item()))
+            gaps = highest[:, 0] - highest[:, 1]
+            apart = gaps[gaps > 0]
+            seen.append(LastLayer(layer, apart.median().item() if len(apart) else 1.0))
 
     handles = [module.register_forward_hook(remember) for module in classifier.modules() if _has_weights(module)]
     try:
@@ -113,8 +117,8 @@ def plant(
     The paper takes all others from further inside; a filter that lets through only the largest changes would then make
     every point of the surface adversarial.
     original: float32 [...] in [0, 1], on the grid where digital. epsilon: above 0, in input units.
-    margin: the gap between the original's two logits. As that of the classifier itself, it leaves the attacker with
-    losses that are as steep, or as flat.
+    margin: the gap between the original's two logits, above 0. As that of the classifier itself, it leaves the attacker
+    with losses that are as steep, or as flat.
     None where no candidate stood out.
     """
 
@@ -133,8 +137,7 @@ def plant(
     others = others - centre
     spread = others.T @ others / len(others)
     spread.diagonal().add_(RIDGE * spread.diagonal().mean() + TINY)
-    surface = torch.full((FRESH,), epsilon)
-    candidates = random_points(surface[:CANDIDATES])
+    candidates = random_points(torch.full((CANDIDATES,), epsilon))
     repeats = DRAWS if classifier.stochastic else 1
     draws = features(candidates.repeat_interleave(repeats, 0)).unflatten(0, (CANDIDATES, repeats)) - centre
     directions = torch.linalg.solve(spread, draws.mean(1).T)  # [D, CANDIDATES]
@@ -144,10 +147,9 @@ def plant(
     if planted[chosen] <= CLEARANCE * outermost[chosen]:
         return None
     direction, threshold = directions[:, chosen], torch.lerp(outermost[chosen], planted[chosen], CLOSENESS)
-    noise = ((features(random_points(surface)) - centre) @ direction > threshold).double().mean().item()
     steepness = margin / (threshold - others[0] @ direction)
     parts = (part.float() for part in (centre, steepness * direction, steepness * threshold))
-    return Readout(*parts, candidates[chosen], noise)
+    return Readout(*parts, candidates[chosen])
 
 
 def points_at(original: Tensor, radii: Tensor, *, norm: str, digital: bool, generator: torch.Generator) -> Tensor:
@@ -157,14 +159,13 @@ def points_at(original: Tensor, radii: Tensor, *, norm: str, digital: bool, gene
     one after the other, and so few of them. Where digital, points are on the grid, and no further away.
     """
     originals = original.cpu().expand(len(radii), *original.shape)
-    reach = radii.reshape(-1, *[1] * original.ndim)
+    reach = per_sample(radii, originals)
     if norm == "linf":
         signs = torch.rand(originals.shape, generator=generator).sub(0.5).sign()
         points = project_linf(originals + reach * signs, originals, radii.double())
     elif norm == "l2":
         draw = torch.randn(originals.shape, generator=generator, dtype=torch.float64)
-        lengths = torch.linalg.vector_norm(draw.flatten(1), dim=1).reshape(reach.shape)
-        points = project_l2(originals + reach * draw / lengths, originals, radii.double())
+        points = project_l2(originals + reach * unit(draw), originals, radii.double())
     else:
         points = originals + _few_changes(originals.flatten(1), radii, norm, digital, generator).reshape(
             originals.shape

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from stages.attacks.distances import project_linf
+from stages.attacks.draws import split
+from stages.attacks.losses import margin
 from stages.attacks.result import AttackResult, checked_epsilons, judged
 from stages.classifier import Classifier, evaluating
 from stages.knobs import Count, Fraction
@@ -39,11 +41,11 @@ def attack(
     initial_fraction: Fraction = 0.05,
     stop_when_broken: bool = False,
 ) -> AttackResult:
-    """Recolour random squares of the perturbation, keep what lowers the margin, and see nothing but logits.
+    """Recolour random squares of the perturbation, keep what raises the margin, and see nothing but logits.
 
     inputs: float32 [N, C, H, W] in [0, 1]. labels: int64 [N]. epsilons: [E] or [E, N] in [0, 1], in input units; 0
     leaves the inputs as they are and asks nothing.
-    queries: forward passes per sample, all of them made, since a lower margin also counts after the first success.
+    queries: forward passes per sample, all of them made, since a higher margin also counts after the first success.
     initial_fraction: of the pixels, that the first squares cover (the paper's p).
     stop_when_broken: samples leave the batch at their first success, as in the paper; for sets that are never replayed.
     A sample's draws depend on the generator and its own position and are the same for every epsilon. So its result does
@@ -88,22 +90,22 @@ def search_each_epsilon(
 def random_search(
     classifier: Classifier, start: Tensor, labels: Tensor, propose: Proposal, steps: int, stop_when_broken: bool
 ) -> tuple[Tensor, Tensor]:
-    """Algorithm 1: the points [N, C, H, W] with the least margin seen, and the queries int64 [N] that this took."""
+    """Algorithm 1: the points [N, C, H, W] of the highest margin seen, and the queries int64 [N] that this took."""
     points = start
-    margin = margins(classifier, points, labels)
+    highest = margin(classifier(points), labels)
     queries = torch.ones_like(labels)
     searching = torch.arange(len(labels), device=labels.device)
     for step in range(steps):
         if stop_when_broken:
-            searching = (margin >= 0).nonzero()[:, 0]
+            searching = (highest <= 0).nonzero()[:, 0]
             if not len(searching):
                 break
         candidates = propose(step, points[searching], searching)
-        found = margins(classifier, candidates, labels[searching])
+        found = margin(classifier(candidates), labels[searching])
         queries[searching] += 1
-        better = found < margin[searching]
+        better = found > highest[searching]
         improved = searching[better]
-        points[improved], margin[improved] = candidates[better], found[better]
+        points[improved], highest[improved] = candidates[better], found[better]
     return points, queries
 
 
@@ -125,7 +127,7 @@ def side_lengths(image_size: tuple[int, int], queries: int, initial_fraction: fl
 
 def generators_of_positions(count: int, generator: torch.Generator) -> list[torch.Generator]:
     """A generator for each position in a batch, from one draw, so that no sample's draws depend on another."""
-    draw = torch.randint(2**62, (), generator=generator).item()
+    draw = split(generator).initial_seed()
     return [torch.Generator().manual_seed(seed_of(f"sample {position}", str(draw))) for position in range(count)]
 
 
@@ -135,13 +137,6 @@ def corners_of_squares(image_size: tuple[int, int], sides: list[int], generator:
     places = torch.tensor([[height - side + 1, width - side + 1] for side in sides]).reshape(-1, 2)
     # In float64, where no uniform number below 1 is rounded up to a place outside the image.
     return (torch.rand(places.shape, generator=generator, dtype=torch.float64) * places).long()
-
-
-def margins(classifier: Classifier, inputs: Tensor, labels: Tensor) -> Tensor:
-    """The true class's logit minus the largest other one [N]: below 0 the classifier errs."""
-    logits = classifier(inputs)
-    true = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
-    return logits[true] - logits.masked_fill(true, -torch.inf).amax(1)
 
 
 class _Draws(NamedTuple):

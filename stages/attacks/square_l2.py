@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from stages.attacks.distances import project_l2
+from stages.attacks.batches import per_sample
+from stages.attacks.distances import length, project_l2
 from stages.attacks.result import AttackResult, checked_epsilons
 from stages.attacks.square import (
     Proposal,
@@ -40,11 +41,11 @@ def attack(
     initial_fraction: Fraction = 0.1,
     stop_when_broken: bool = False,
 ) -> AttackResult:
-    """Move the perturbation's length from random windows to others, keep what lowers the margin, see only logits.
+    """Move the perturbation's length from random windows to others, keep what raises the margin, see only logits.
 
     inputs: float32 [N, C, H, W] in [0, 1]. labels: int64 [N]. epsilons: [E] or [E, N] of at least 0, in input units; 0
     leaves the inputs as they are and asks nothing.
-    queries: forward passes per sample, all of them made, since a lower margin also counts after the first success.
+    queries: forward passes per sample, all of them made, since a higher margin also counts after the first success.
     initial_fraction: of the pixels, that the first windows cover (the paper's p).
     stop_when_broken: samples leave the batch at their first success, as in the paper; for sets that are never replayed.
     A sample's draws depend on the generator and its own position and are the same for every epsilon. So its result does
@@ -142,8 +143,7 @@ def _tiled(inputs: Tensor, signs: Tensor) -> Tensor:
 
 def _scaled(perturbations: Tensor, lengths: Tensor) -> Tensor:
     """The perturbations [N, ...] at these lengths, float64 [N]."""
-    scale = lengths / torch.linalg.vector_norm(perturbations.flatten(1), dim=1)
-    return perturbations * scale.float().reshape(-1, *[1] * (perturbations.ndim - 1))
+    return perturbations * per_sample((lengths / length(perturbations)).float(), perturbations)
 
 
 def _windows_exchanged(inputs: Tensor, radii: Tensor, draws: _Draws, sides: list[int]) -> Proposal:

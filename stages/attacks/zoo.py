@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stages.attacks.decision_based import draw_uniform, to_boundary
-from stages.attacks.gradient_ascent import margin
+from stages.attacks.losses import margin
 from stages.attacks.minimal_norm import Search, attack_nearest
 from stages.attacks.result import AttackResult
 from stages.classifier import Classifier
@@ -37,7 +37,7 @@ def attack(
     difference: Positive = 0.004,
     halvings: NonNegativeInt = 8,
 ) -> AttackResult:
-    """Minimise the squared distance plus c times the logit margin coordinate by coordinate, with finite differences.
+    """Minimise the squared distance minus c times the logit margin coordinate by coordinate, with finite differences.
 
     inputs: float32 [N, ...] in [0, 1]. labels: int64 [N].
     steps: of ADAM, for each c. search_steps: how many c are tried, larger ones while nothing is found, and
@@ -86,7 +86,7 @@ def attack(
 def finite_differences(
     search: Search, points: Tensor, logits: Tensor, chosen: Tensor, difference: float
 ) -> tuple[Tensor, Tensor]:
-    """Each sample's margin, the label's logit over the others [N], and its slopes [N, K] in the chosen coordinates.
+    """Each sample's loss [N], minus its margin, and the slopes [N, K] of that in the chosen coordinates.
 
     points: [N, D], flattened. logits: those at the points. chosen: int64 [N, K]. Near 1, the difference of a value
     is taken downward.

@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from stages.attacks import apgd, apgd_targeted, fgsm, pgd
-from stages.attacks.gradient_ascent import Ascent, Found, difference_of_logits_ratio, margin
-from stages.attacks.gradient_ascent import cross_entropy as raised
+from stages.attacks.gradient_ascent import Ascent, Found
+from stages.attacks.losses import cross_entropy as raised
+from stages.attacks.losses import difference_of_logits_ratio, margin
 from stages.classifier import Classifier
 from tests.attacks.linear import linear_classifier
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from stages.attacks import minimal_norm
 from stages.attacks.distances import DISTANCES
-from stages.attacks.gradient_ascent import cross_entropy, margin
+from stages.attacks.losses import cross_entropy, margin
 from stages.attacks.minimal_norm import ROUNDING, Search, attack_nearest
 from stages.classifier import Classifier
 from tests.attacks.linear import centred_inputs, linear_classifier

@@ -443,6 +443,17 @@ def test_gaussian_noise_stays_in_the_ball_and_the_box_and_asks_nothing():
     assert torch.equal(alone.inputs[0], result.inputs[1])
 
 
+@pytest.mark.parametrize("shape", [(5,), (3, 7), (3, 4, 4)])
+def test_gaussian_noise_of_a_sample_does_not_depend_on_those_behind_it(shape):
+    classifier, inputs = linear_classifier(3, shape), centred_inputs(4, shape)
+    labels = classifier(inputs).argmax(1)
+    all_four = square_attacked(gaussian_noise.attack, classifier, inputs, labels, [0.1]).inputs
+    for count in (1, 2, 3):
+        first = square_attacked(gaussian_noise.attack, classifier, inputs[:count], labels[:count], [0.1]).inputs
+        assert torch.equal(first, all_four[:, :count])
+    assert (all_four[0, 0] - inputs[0] != all_four[0, 1] - inputs[1]).any()
+
+
 def test_gaussian_noise_is_weaker_than_an_attacker():
     classifier, inputs, labels = problem(2, 64)
     distances = boundary_distance(classifier, inputs, labels, "l2")

@@ -162,7 +162,7 @@ def test_probes_among_the_inputs_raise_their_flags(inputs, tmp_path):
     probes = pd.DataFrame(facts | {"attack": "pgd", "norm": "linf", "epsilon": HEADLINE, "sample": range(8)})
     file = tmp_path / "data/probes/fashion_mnist-resnet8-int8-none-s0-pgd.parquet"
     file.parent.mkdir(parents=True)
-    save_probes(file, probes.assign(probe="planted", correct=True, noise=0.0))
+    save_probes(file, probes.assign(probe="planted", correct=True))
     written = write_report(SimpleNamespace(paths=[*inputs.paths, str(file)]), tmp_path)
     table = pd.read_csv(BytesIO(written["results.csv"]), keep_default_na=False)
     missed = table[table["flags"].str.contains("planted_missed")]
