@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == "preset":
             print(preset(options.name), end="")
         elif options.command == "tune":
-            _tune(options.count, options.doublings)
+            _tune(options.attacks, options.count, options.doublings)
         elif options.command == "verify":
             return _verify(options.count, options.seed)
         elif options.command == "revouch":
@@ -80,6 +80,9 @@ def _parser(command: list[str]) -> argparse.ArgumentParser:
     shown = commands.add_parser("preset", help="print the settings of published evaluations, for params.yaml")
     shown.add_argument("name", choices=presets(), metavar="NAME", help=f"one of: {', '.join(presets())}")
     tuning = commands.add_parser("tune", help="double the attacks' budgets while that helps, on validation data")
+    tuning.add_argument(
+        "attacks", nargs="*", metavar="ATTACK", help="attacks, from their defaults (else the study's own, as set there)"
+    )
     tuning.add_argument("--count", type=_count, default=200, help="how many validation samples (default 200)")
     tuning.add_argument("--doublings", type=_count, default=6, help="at most how many times (default 6)")
     checks = {
@@ -129,14 +132,19 @@ def _list_attacks() -> None:
         print(f"{name:20} {plugins.norm(name):5} {plugins.threat(name):10} {kind:13} {settings}".rstrip())
 
 
-def _tune(count: int, doublings: int) -> None:
+def _tune(names: Sequence[str], count: int, doublings: int) -> None:
+    from stages import plugins
     from stages.study import open_study
 
     params = open_study().params
+    known = plugins.names("attacks")
+    for name in names:
+        if name not in known:
+            raise ValueError(f"tune: {name!r} is unknown, expected attacks among: {', '.join(known)}")
     _fix_threads(params.threads)
     from stages.tune import as_yaml, tune  # imports torch, which reads the number of threads then
 
-    print(as_yaml(tune(params, count, doublings)), end="")
+    print(as_yaml(tune(params, {name: {} for name in names} or params.attacks, count, doublings)), end="")
 
 
 def _summarise() -> None:

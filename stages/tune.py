@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 import yaml
 
+from stages import plugins
 from stages.artifacts.datasets import load_dataset
 from stages.artifacts.networks import load_classifier
 from stages.attack import BATCH_SIZE, threat_of
@@ -26,16 +27,28 @@ from stages.runtime import configure
 from stages.seeds import seed_of
 
 
-def tune(params: Any, count: int, doublings: int, tell: Callable[[str], None] = print) -> dict[str, dict[str, Any]]:
-    """The settings of all attacks of the study, budgets doubled for as long as that helps on any variant.
+def tune(
+    params: Any,
+    attacks: dict[str, dict[str, Any]],
+    count: int,
+    doublings: int,
+    tell: Callable[[str], None] = print,
+) -> dict[str, dict[str, Any]]:
+    """The settings of attacks, written as in params.yaml, budgets doubled for as long as that helps on any variant.
 
     Helping is leaving significantly fewer of `count` validation samples correct at the headline epsilon of the
     attack's norm (McNemar's exact test, as in `not_converged`). What each doubling leaves is told in a line.
-    Raises FileNotFoundError where the study's networks were not made yet.
+    Raises FileNotFoundError where the study's networks were not made yet, ValueError where it has no headline epsilon
+    in the norm of an attack.
     """
     device = configure(params)
+    params = params.model_copy(update={"attacks": attacks})
+    for name in attacks:
+        if plugins.norm(params.plugin(name)) not in params.evaluation.headline_epsilon:
+            norm = plugins.norm(params.plugin(name))
+            raise ValueError(f"evaluation.headline_epsilon: has no {norm!r}, expected one to tune {name!r} at")
     found = {}
-    for name, settings in params.attacks.items():
+    for name, settings in attacks.items():
         plugin = importlib.import_module(f"stages.attacks.{params.plugin(name)}")
         found[name] = settings
         if hasattr(plugin, "BUDGET"):

@@ -21,8 +21,7 @@ def study(tmp_path, monkeypatch):
 
 
 def tuned(study, attacks, told, doublings=6):
-    params = study.params.model_copy(update={"attacks": attacks})
-    return tune(params, 30, doublings, told.append)
+    return tune(study.params, attacks, 30, doublings, told.append)
 
 
 def test_where_one_step_does_all_nothing_is_doubled(study):
@@ -73,3 +72,13 @@ def test_a_preset_is_printed_with_its_source(capsys):
     printed = capsys.readouterr().out
     assert printed.startswith("# The attacks of Costa and Pinto") and "arxiv.org/abs/2404.05688" in printed
     assert yaml.safe_load(printed)["attacks"]["pgd"] == {"steps": 20, "step_size": 0.1, "restarts": 20}
+
+
+def test_an_attack_without_a_headline_epsilon_in_its_norm_is_refused(study):
+    with pytest.raises(ValueError, match="headline_epsilon: has no 'l0', expected one to tune 'jsma' at"):
+        tuned(study, {"jsma": {}}, [])
+
+
+def test_an_unknown_attack_is_refused_by_name(capsys):
+    assert main(["tune", "pdg"]) == 1
+    assert "tune: 'pdg' is unknown, expected attacks among: apgd," in capsys.readouterr().err
