@@ -5,7 +5,7 @@ computing everything again would tell little more than a sample does.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 
 from stages.ledger import dvcfiles
@@ -23,10 +23,12 @@ class Vouched:
     record: Record  # under the code as it is now
 
 
-def candidates(ledger: Ledger) -> Iterator[Vouched]:
-    """The jobs whose results could be carried over, in the plan's order."""
+def candidates(ledger: Ledger, rules: Container[str] = ()) -> Iterator[Vouched]:
+    """The jobs (of these rules, or of all) whose results could be carried over, in the plan's order."""
     locked = dvcfiles.read_lock()
     for job in ledger.jobs:
+        if rules and job.rule not in rules:
+            continue
         record = locked.get(job.name)
         inputs = [ledger.digests(path) for path in sorted(job.inputs)]
         if record is None or None in inputs or not (outs := ledger.in_place(record)):
@@ -36,12 +38,15 @@ def candidates(ledger: Ledger) -> Iterator[Vouched]:
             yield Vouched(job, {**wanted, "outs": outs})
 
 
-def revouch(ledger: Ledger, compute: Callable[[Job], Compute], count: int, seed: int) -> bool:
+def revouch(
+    ledger: Ledger, compute: Callable[[Job], Compute], count: int, seed: int, rules: Container[str] = ()
+) -> bool:
     """Compute a random sample of the candidates again. Only if every one is the same, record all under the new code.
 
     Args:
         compute: how to compute a job.
         count: how many to compute again; of each changed code one is drawn before any second.
+        rules: whose results are carried over, those of all if there is none; the code of others may change results.
 
     Returns:
         Whether none came out different.
@@ -51,7 +56,7 @@ def revouch(ledger: Ledger, compute: Callable[[Job], Compute], count: int, seed:
     """
     if count < 1:
         raise ValueError(f"--count: {count} results would prove nothing, expected 1 or more")
-    found = list(candidates(ledger))
+    found = list(candidates(ledger, rules))
     if not found:
         print("Nothing to carry over: no result differs from what is wanted in its code alone")
         return True

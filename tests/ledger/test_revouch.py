@@ -51,6 +51,14 @@ def test_nothing_is_carried_over_where_one_differs(bench, capsys):
     assert run_again(bench) == [job.name for job in JOBS]
 
 
+def test_only_results_of_the_named_rules_are_carried_over(bench, capsys):
+    bench.run()
+    tidy("make", "double", "tell")
+    assert revouch(bench.ledger(), computing(bench, {THIRD: "other"}), 5, 0, ["make", "double"])
+    assert capsys.readouterr().out.endswith("2 results now stand under the new code\n")
+    assert run_again(bench) == [THIRD.name]
+
+
 def test_what_stands_under_its_code_is_left_alone(bench, capsys):
     bench.run()
     bench.computed.clear()
