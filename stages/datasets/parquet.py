@@ -1,19 +1,16 @@
 """Reads images stored as bytes in Parquet, in the column layout of Hugging Face's image datasets."""
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from stages.datasets.arrays import SourceError, Split, canonical_split
+from stages.datasets.images import decode_image
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 LABEL = pa.int64()
-IMAGE_FORMATS = ("PNG", "WEBP")
-MODES = {1: "L", 3: "RGB"}
 
 
 def read_split(
@@ -22,8 +19,8 @@ def read_split(
     """Reads one split and proves that it is the expected one.
 
     Args:
-        path: a Parquet file with the columns `image_column`, a struct of `bytes` (PNG or WebP) and `path` (the original
-            file name), and `label`, int64.
+        path: a Parquet file with the columns `image_column`, a struct of `bytes` (JPEG, PNG or WebP) and `path` (the
+            original file name), and `label`, int64.
         image_column: the name of the image column.
         input_shape: `(C, H, W)` of every image; 1 channel is grey, 3 are red, green, blue.
         classes: a label is an index into them.
@@ -43,35 +40,6 @@ def read_split(
             raise SourceError(f"{path}: row {row} has label {label}, expected 0 to {len(classes) - 1}")
         images[row] = decode_image(data.as_py(), input_shape, f"{path}: row {row}")
     return canonical_split(images, labels, table[f"{image_column}.path"].to_pylist(), expected, str(path))
-
-
-def decode_image(data: bytes, input_shape: tuple[int, int, int], source: str) -> np.ndarray:
-    """Decodes one PNG or WebP image.
-
-    Args:
-        data: the encoded image.
-        input_shape: the `(C, H, W)` that the image must have.
-        source: what an error names.
-
-    Returns:
-        uint8 `[H, W, C]`.
-
-    Raises:
-        SourceError: bytes that are no such image.
-    """
-    channels, height, width = input_shape
-    try:
-        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "unknown format" if isinstance(error, Image.UnidentifiedImageError) else error
-        raise SourceError(f"{source}: the image cannot be decoded ({reason}), expected PNG or WebP") from error
-    if (image.mode, image.size) != (MODES[channels], (width, height)):
-        raise SourceError(
-            f"{source}: the image is {image.mode} of {image.width} x {image.height} pixels, "
-            f"expected {MODES[channels]} of {width} x {height}"
-        )
-    return np.asarray(image).reshape(height, width, channels)
 
 
 def _read_table(path: Path, image_column: str) -> pa.Table:

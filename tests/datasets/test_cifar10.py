@@ -1,14 +1,11 @@
 """The official archive is imitated down to its Python 2 pickles, for which nothing current has a writer."""
 
-import functools
 import hashlib
-import http.server
 import io
 import os
 import pickle
 import struct
 import tarfile
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -82,19 +79,6 @@ def archive(tmp_path, monkeypatch):
     return path
 
 
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """Serves `tmp_path/cifar10` in the authors' place, and gives the cache folder that downloads go to."""
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path / "cifar10")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
-        threading.Thread(target=served.serve_forever, daemon=True).start()
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setattr(cifar10, "ARCHIVE_URL", f"http://127.0.0.1:{served.server_port}/{ARCHIVE}")
-        monkeypatch.setattr(cifar10.pooch, "os_cache", lambda project: tmp_path / "cache")
-        yield tmp_path / "cache"
-        served.shutdown()
-
-
 def assert_canonical(splits):
     assert list(splits) == ["train", "test"]
     for name, split in splits.items():
@@ -125,9 +109,7 @@ def test_archive_of_a_mirror(archive):
 
 def test_wrong_checksum(archive):
     archive.write_bytes(archive.read_bytes()[:-1])
-    with pytest.raises(
-        SourceError, match=f"^{archive}: the archive has SHA-256 .*, expected {cifar10.ARCHIVE_SHA256}$"
-    ):
+    with pytest.raises(SourceError, match=f"^{archive}: the file has SHA-256 .*, expected {cifar10.ARCHIVE_SHA256}$"):
         cifar10.load(archive.parents[1])
 
 
@@ -142,25 +124,10 @@ def test_mirror_without_cifar10(tmp_path):
         cifar10.load(tmp_path)
 
 
-def test_download_once(archive, server):
+def test_download(archive, publisher, monkeypatch):
+    archive.rename(publisher.folder / ARCHIVE)
+    monkeypatch.setattr(cifar10, "ARCHIVE_URL", f"{publisher.url}/{ARCHIVE}")
     assert_canonical(cifar10.load())
-    archive.unlink()
-    assert_canonical(cifar10.load())
-    assert [file.name for file in server.iterdir()] == [ARCHIVE]
-
-
-def test_download_with_wrong_checksum_leaves_nothing(archive, server):
-    archive.write_bytes(b"a captive portal's login page")
-    with pytest.raises(SourceError, match=rf"^{cifar10.ARCHIVE_URL}: not downloaded .*{cifar10.ARCHIVE_SHA256}"):
-        cifar10.load()
-    assert not list(server.iterdir())
-
-
-def test_failed_download_leaves_nothing(archive, server):
-    archive.unlink()
-    with pytest.raises(SourceError, match=r"not downloaded \(404 .*or a folder that has it in data.mirror$"):
-        cifar10.load()
-    assert not list(server.iterdir())
 
 
 @pytest.mark.skipif(not MIRROR, reason="TINYROBUST_DATA_MIRROR names no folder with the real CIFAR-10")

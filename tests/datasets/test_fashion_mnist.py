@@ -10,7 +10,7 @@ import pytest
 
 from stages.datasets import fashion_mnist
 from stages.datasets.arrays import SourceError, digests
-from stages.datasets.parquet import decode_image
+from stages.datasets.images import decode_image
 
 EMBEDDED = Path(__file__).parents[2] / "data" / "embedded"
 ORIGINAL = Path("/usr/share/datasets/fashion-mnist")  # where Debian's dataset-fashion-mnist puts it
