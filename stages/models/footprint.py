@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from stages.models.layers import AveragePool, Normalise, Sum
+from stages.models.layers import AveragePool, Dropout, Normalise, Sum
 from stages.quantization.formats import EDGE_BITS, Format
 
 FLOAT_BITS = 32
@@ -37,7 +37,7 @@ class _Step:
     macs: int
 
 
-_IN_PLACE = (nn.BatchNorm2d, nn.ReLU, Normalise, Sum)
+_IN_PLACE = (nn.BatchNorm2d, nn.ReLU, nn.Flatten, Dropout, Normalise, Sum)
 
 
 def _trace(network: nn.Module, input_shape: tuple[int, int, int]) -> list[_Step]:
@@ -74,11 +74,11 @@ def _peak_activation_bytes(steps: list[_Step], input_numel: int, input_bits: int
     peak = sizes[steps[0].reads[0]]
     for index, step in enumerate(steps):
         if isinstance(step.layer, nn.Conv2d | nn.Linear | AveragePool):
-            # The output is stored as its fused activation leaves it; what goes into a residual sum is stored wider.
+            # The output is stored as its fused activation leaves it; logits and summands of a residual are wider.
             following = next((s.layer for s in steps[index + 1 :] if step.writes in s.reads and not _fused(s)), None)
-            wide = isinstance(following, Sum) or isinstance(step.layer, AveragePool | nn.Linear)
+            wide = isinstance(following, Sum | None) or isinstance(step.layer, AveragePool)
             sizes[step.writes] = step.numel * (sum_bits if wide else bits) / 8
-        elif isinstance(step.layer, nn.ReLU):
+        elif isinstance(step.layer, nn.ReLU | nn.MaxPool2d):
             sizes[step.writes] = step.numel * bits / 8
         live = sum(size for buffer, size in sizes.items() if last_use[buffer] >= index)
         peak = max(peak, live)
@@ -102,7 +102,7 @@ def footprint(network: nn.Module, input_shape: tuple[int, int, int], format: For
         bits = EDGE_BITS if id(layer) in edges else format.weight_bits
         return -(-layer.weight.numel() * bits // 8) + 8 * channels
 
-    widths = (FLOAT_BITS,) * 3 if format is None else (EDGE_BITS, EDGE_BITS, format.activation_bits)
+    widths = (FLOAT_BITS,) * 3 if format is None else (format.input_bits, format.sum_bits, format.activation_bits)
     return Footprint(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         macs=sum(step.macs for step in steps),

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 class Normalise(nn.Module):
     """`(inputs - mean) / std` per channel, inputs `[N,C,H,W]` in [0,1].
 
-    `mean` lies on the input's 8-bit grid and `std` is one number for all channels, so that a quantized first layer
-    works on the integers `255 * (inputs - mean)`.
+    `mean` lies on the grid of 8-bit images and `std` is one number for all channels, so that a quantized first layer
+    works on the integers `255 * (inputs - mean)`, or `65535 * (inputs - mean)` where inputs have 16 bits.
     """
 
     def __init__(self, mean: Sequence[float], std: float):
@@ -42,8 +42,30 @@ class AveragePool(nn.Module):
         return inputs.mean((2, 3))
 
 
+class Dropout(nn.Module):
+    """Sets values to zero at random while training, and scales the others up (Srivastava et al. 2014, JMLR 15:1929-58).
+
+    A mask depends on the layer's seed, drawn when it is made, and on how many masks it has made. That number is one of
+    the network's tensors, so that a training that goes on from a checkpoint draws what it would have drawn.
+    """
+
+    def __init__(self, probability: float):
+        super().__init__()
+        self.probability = probability
+        self.seed = int(torch.randint(2**62, ()))
+        self.register_buffer("masks", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if not self.training:
+            return inputs
+        generator = torch.Generator().manual_seed(self.seed + int(self.masks))
+        self.masks += 1
+        kept = torch.rand(inputs.shape, generator=generator) >= self.probability
+        return inputs * kept.to(inputs) / (1 - self.probability)
+
+
 class FloatLayers:
-    """Float layers. `edge` marks the first and the last layer, which stay at 8 bits in every number format."""
+    """Float layers. `edge` marks the first and the last layer, whose weights have 8 bits in every number format."""
 
     def __init__(self, mean: Sequence[float], std: float):
         self.mean, self.std = mean, std
@@ -78,3 +100,12 @@ class FloatLayers:
 
     def average_pool(self) -> nn.Module:
         return AveragePool()
+
+    def max_pool(self, kernel_size: int) -> nn.Module:
+        return nn.MaxPool2d(kernel_size)
+
+    def flatten(self) -> nn.Module:
+        return nn.Flatten()
+
+    def dropout(self, probability: float) -> nn.Module:
+        return Dropout(probability)

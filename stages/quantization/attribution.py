@@ -33,7 +33,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.quantization.formats import INPUT_SCALE
 from stages.quantization.frozen_layers import (
     Codes,
     FrozenBatchNorm,
@@ -45,6 +44,7 @@ from stages.quantization.frozen_layers import (
 
 PARTS = ("none", "input", "weights", "activations", "all")
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
+REAL = 0  # stands for the largest code where none are: real values are not split into digits to be summed exactly
 
 
 class RealInput(nn.Module):
@@ -55,7 +55,7 @@ class RealInput(nn.Module):
         self.frozen = frozen
 
     def forward(self, inputs: Tensor) -> Codes:
-        return Codes(inputs / INPUT_SCALE - self.frozen.zero_point, self.frozen.scale, self.frozen.largest)
+        return Codes(inputs / self.frozen.grid_scale - self.frozen.zero_point, self.frozen.scale, REAL)
 
 
 class Real(nn.Module):
@@ -67,7 +67,7 @@ class Real(nn.Module):
 
     def forward(self, inputs: Tensor) -> Codes:
         values = self.function(inputs)
-        return Codes(values, values.new_ones(()), largest=0)  # which no layer asks for but `check_exact`
+        return Codes(values, values.new_ones(()), REAL)
 
 
 def parts(frozen: nn.Module, float_network: nn.Module, calibration: Tensor) -> dict[str, nn.Module]:

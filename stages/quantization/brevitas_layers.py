@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import brevitas.nn as qnn
+import torch
 from brevitas.inject.enum import QuantType, ScalingImplType, ScalingPerOutputType, StatsOp
 from brevitas.quant import (
     Int8ActPerTensorFloat,
@@ -13,8 +14,8 @@ from brevitas.quant.base import SignedBinaryClampedConst
 from brevitas.quant.solver import WeightQuantSolver
 from torch import Tensor, nn
 
-from stages.models.layers import Normalise
-from stages.quantization.formats import EDGE_BITS, INPUT_SCALE, Format
+from stages.models.layers import Dropout, Normalise
+from stages.quantization.formats import EDGE_BITS, Format
 from stages.quantization.rounding import quantize, sign_straight_through
 
 
@@ -44,35 +45,62 @@ class Sign(nn.Module):
 
 
 class QuantizedInput(nn.Module):
-    """Inputs rounded to their 8-bit grid, then normalised."""
+    """Inputs rounded to their grid, then normalised."""
 
-    def __init__(self, mean: Sequence[float], std: float):
+    def __init__(self, mean: Sequence[float], std: float, bits: int):
         super().__init__()
+        self.highest = 2**bits - 1
         self.normalise = Normalise(mean, std)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.normalise(quantize(inputs, INPUT_SCALE, 0, 255) * INPUT_SCALE)
+        scale = 1 / self.highest
+        return self.normalise(quantize(inputs, scale, 0, self.highest) * scale)
 
 
 class QuantizedSum(nn.Module):
     """Both branches of a residual block through one quantizer, then added."""
 
-    def __init__(self):
+    def __init__(self, bits: int):
         super().__init__()
-        self.quantizer = qnn.QuantIdentity(act_quant=Int8ActPerTensorFloat, bit_width=EDGE_BITS)
+        self.quantizer = qnn.QuantIdentity(act_quant=Int8ActPerTensorFloat, bit_width=bits, **_range(bits))
 
     def forward(self, branch: Tensor, shortcut: Tensor) -> Tensor:
         return self.quantizer(branch) + self.quantizer(shortcut)
 
 
 class QuantizedAveragePool(nn.Module):
-    def __init__(self, signed: bool):
+    def __init__(self, bits: int, signed: bool):
         super().__init__()
         act_quant = Int8ActPerTensorFloat if signed else Uint8ActPerTensorFloat
-        self.quantizer = qnn.QuantIdentity(act_quant=act_quant, bit_width=EDGE_BITS)
+        self.quantizer = qnn.QuantIdentity(act_quant=act_quant, bit_width=bits, **_range(bits))
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.quantizer(inputs.mean((2, 3)))
+
+
+class LargestMagnitude(nn.Module):
+    """Of each batch that is calibrated on, a number; their mean is the largest magnitude in all batches.
+
+    Brevitas takes the mean over batches of whatever statistic it is given.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.batches = 0
+        self.register_buffer("largest", torch.zeros(()), persistent=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        before, self.largest = self.largest, torch.maximum(self.largest, inputs.detach().abs().max())
+        self.batches += 1
+        return self.batches * self.largest - (self.batches - 1) * before
+
+
+def _range(bits: int) -> dict:
+    """What Brevitas makes an activation's scale from: a percentile, or at 16 bits the largest magnitude of all.
+
+    There, a range that takes in outliers costs less than cutting them off.
+    """
+    return {"scaling_stats_impl": LargestMagnitude} if bits > EDGE_BITS else {}
 
 
 class BrevitasLayers:
@@ -88,7 +116,7 @@ class BrevitasLayers:
         return {"weight_quant": Int8WeightPerChannelFloat, "weight_bit_width": bits}
 
     def input(self) -> nn.Module:
-        return QuantizedInput(self.mean, self.std)
+        return QuantizedInput(self.mean, self.std, self.format.input_bits)
 
     def convolution(
         self,
@@ -114,10 +142,20 @@ class BrevitasLayers:
     def activation(self) -> nn.Module:
         if self.format.binary_activations:
             return Sign()
-        return qnn.QuantReLU(act_quant=Uint8ActPerTensorFloat, bit_width=self.format.activation_bits)
+        bits = self.format.activation_bits
+        return qnn.QuantReLU(act_quant=Uint8ActPerTensorFloat, bit_width=bits, **_range(bits))
 
     def sum(self) -> nn.Module:
-        return QuantizedSum()
+        return QuantizedSum(self.format.sum_bits)
 
     def average_pool(self) -> nn.Module:
-        return QuantizedAveragePool(signed=self.format.binary_activations)
+        return QuantizedAveragePool(self.format.sum_bits, signed=self.format.binary_activations)
+
+    def max_pool(self, kernel_size: int) -> nn.Module:
+        return nn.MaxPool2d(kernel_size)
+
+    def flatten(self) -> nn.Module:
+        return nn.Flatten()
+
+    def dropout(self, probability: float) -> nn.Module:
+        return Dropout(probability)

@@ -1,10 +1,10 @@
 """The frozen integer network: integer weights, constant scales, plain torch, no Brevitas.
 
 Activations travel between layers as integer codes held in float32. A convolution of integer codes with integer
-weights is exact as long as no partial sum reaches 2^24, which `check_exact` asserts; everything after it is
-elementwise. Logits therefore do not depend on batch size, thread count or memory layout, bit for bit. Rounding passes
-gradients straight through, so the network is its own gradient view. Weights can be read and written as integers
-without rescaling anything else.
+weights is exact as long as no partial sum reaches 2^24, which `check_exact` asserts (`exact_sums.py` says how codes of
+16 bits keep to it); everything after it is elementwise. Logits therefore do not depend on batch size, thread count or
+memory layout, bit for bit. Rounding passes gradients straight through, so the network is its own gradient view.
+Weights can be read and written as integers without rescaling anything else.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.quantization.formats import EDGE_BITS, INPUT_SCALE, Format
+from stages.quantization.exact_sums import EXACT_LIMIT, exact_sums, largest_digit
+from stages.quantization.formats import EDGE_BITS, Format
 from stages.quantization.rounding import quantize, sign_straight_through
-
-EXACT_LIMIT = 2**24  # float32 holds every integer below it
 
 
 class Codes(NamedTuple):
@@ -37,19 +36,31 @@ def _values(inputs: Tensor | Codes) -> Tensor:
 
 
 class FrozenInput(nn.Module):
-    """`[N,C,H,W]` in [0,1] -> codes of the normalised input, centred on the mean's code."""
+    """`[N,C,H,W]` in [0,1] -> codes of the normalised input, centred on the mean's code.
 
-    def __init__(self, mean: Sequence[float], std: float):
+    `grid_scale` is the distance of two codes in input units.
+    """
+
+    def __init__(self, mean: Sequence[float], std: float, bits: int = 8):
         super().__init__()
-        zero_point = [round(value / INPUT_SCALE) for value in mean]
-        self.largest = max(max(code, 255 - code) for code in zero_point)
+        self.highest = 2**bits - 1
+        self.grid_scale = 1 / self.highest
+        zero_point = [round(value / self.grid_scale) for value in mean]
+        self.largest = max(max(code, self.highest - code) for code in zero_point)
         self.register_buffer(
             "zero_point", torch.tensor(zero_point, dtype=torch.float32).view(-1, 1, 1), persistent=False
         )
-        self.register_buffer("scale", torch.tensor(INPUT_SCALE / std), persistent=False)
+        self.register_buffer("scale", torch.tensor(self.grid_scale / std), persistent=False)
 
     def forward(self, inputs: Tensor) -> Codes:
-        return Codes(quantize(inputs, INPUT_SCALE, 0, 255) - self.zero_point, self.scale, self.largest)
+        return Codes(self._codes(inputs) - self.zero_point, self.scale, self.largest)
+
+    def rounded(self, inputs: Tensor) -> Tensor:
+        """The inputs in [0,1] that the network takes its inputs for, exactly as division of a code gives them."""
+        return self._codes(inputs) / self.highest
+
+    def _codes(self, inputs: Tensor) -> Tensor:
+        return quantize(inputs, self.grid_scale, 0, self.highest)
 
 
 class FrozenWeights(nn.Module):
@@ -80,8 +91,11 @@ class FrozenConvolution(FrozenWeights):
 
     def forward(self, inputs: Codes) -> Tensor:
         weight = self.weight.to(inputs.integers.dtype)
-        sums = F.conv2d(inputs.integers, weight, None, self.stride, self.padding, groups=self.groups)
-        return self.rescale(sums, inputs.scale)
+
+        def sums(integers: Tensor) -> Tensor:
+            return F.conv2d(integers, weight, None, self.stride, self.padding, groups=self.groups)
+
+        return self.rescale(exact_sums(sums, inputs.integers, inputs.largest), inputs.scale)
 
 
 class FrozenLinear(FrozenWeights):
@@ -89,7 +103,9 @@ class FrozenLinear(FrozenWeights):
         super().__init__((features_out, features_in), bits)
 
     def forward(self, inputs: Codes) -> Tensor:
-        return self.rescale(F.linear(inputs.integers, self.weight.to(inputs.integers.dtype)), inputs.scale)
+        weight = self.weight.to(inputs.integers.dtype)
+        sums = exact_sums(lambda integers: F.linear(integers, weight), inputs.integers, inputs.largest)
+        return self.rescale(sums, inputs.scale)
 
 
 class FrozenBatchNorm(nn.Module):
@@ -142,9 +158,9 @@ class FrozenSign(nn.Module):
 
 
 class FrozenSum(nn.Module):
-    def __init__(self):
+    def __init__(self, bits: int):
         super().__init__()
-        self.quantizer = FrozenQuantizer(EDGE_BITS, signed=True)
+        self.quantizer = FrozenQuantizer(bits, signed=True)
 
     def forward(self, branch: Tensor | Codes, shortcut: Tensor | Codes) -> Tensor:
         return self.quantizer(_values(branch)).values + self.quantizer(_values(shortcut)).values
@@ -153,13 +169,30 @@ class FrozenSum(nn.Module):
 class FrozenAveragePool(nn.Module):
     """Mean over all positions; the sum runs over integers, so its order does not matter."""
 
-    def __init__(self, signed: bool):
+    def __init__(self, bits: int, signed: bool):
         super().__init__()
-        self.quantizer = FrozenQuantizer(EDGE_BITS, signed)
+        self.quantizer = FrozenQuantizer(bits, signed)
 
     def forward(self, inputs: Codes) -> Codes:
         area = inputs.integers.shape[2] * inputs.integers.shape[3]
-        return self.quantizer(inputs.integers.sum((2, 3)) * (inputs.scale / area))
+        sums = exact_sums(lambda integers: integers.sum((2, 3)), inputs.integers, inputs.largest)
+        return self.quantizer(sums * (inputs.scale / area))
+
+
+class FrozenMaxPool(nn.Module):
+    """The largest code in each window: that of the largest value, as scales are positive."""
+
+    def __init__(self, kernel_size: int):
+        super().__init__()
+        self.kernel_size = kernel_size
+
+    def forward(self, inputs: Codes) -> Codes:
+        return inputs._replace(integers=F.max_pool2d(inputs.integers, self.kernel_size))
+
+
+class FrozenFlatten(nn.Module):
+    def forward(self, inputs: Codes) -> Codes:
+        return inputs._replace(integers=inputs.integers.flatten(1))
 
 
 class FrozenLayers:
@@ -172,7 +205,7 @@ class FrozenLayers:
         return EDGE_BITS if edge else self.format.weight_bits
 
     def input(self) -> nn.Module:
-        return FrozenInput(self.mean, self.std)
+        return FrozenInput(self.mean, self.std, self.format.input_bits)
 
     def convolution(
         self,
@@ -197,31 +230,49 @@ class FrozenLayers:
         return FrozenSign() if self.format.binary_activations else FrozenActivation(self.format.activation_bits)
 
     def sum(self) -> nn.Module:
-        return FrozenSum()
+        return FrozenSum(self.format.sum_bits)
 
     def average_pool(self) -> nn.Module:
-        return FrozenAveragePool(signed=self.format.binary_activations)
+        return FrozenAveragePool(self.format.sum_bits, signed=self.format.binary_activations)
+
+    def max_pool(self, kernel_size: int) -> nn.Module:
+        return FrozenMaxPool(kernel_size)
+
+    def flatten(self) -> nn.Module:
+        return FrozenFlatten()
+
+    def dropout(self, probability: float) -> nn.Module:
+        return nn.Identity()  # only training drops anything
 
 
 def check_exact(network: nn.Module, input_shape: Sequence[int]) -> None:
-    """Raises ValueError, naming the layer, if a sum of a convolution or linear layer could reach 2^24 for some input.
+    """Raises ValueError, naming the layer, if a sum that a layer takes could reach 2^24 for some input.
 
     To be called after loading, and again after integers were changed.
     """
 
     def check(name: str):
-        def hook(layer: FrozenWeights, inputs: tuple[Codes]) -> None:
-            largest = int(layer.weight.long().abs().flatten(1).sum(1).max()) * inputs[0].largest
+        def hook(layer: FrozenWeights | FrozenAveragePool, inputs: tuple[Codes]) -> None:
+            largest = _weight(layer, inputs[0]) * largest_digit(inputs[0].largest)
             if largest >= EXACT_LIMIT:
                 raise ValueError(f"layer {name}: a sum can reach {largest}, and float32 is exact below {EXACT_LIMIT}")
 
         return hook
 
-    layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, FrozenWeights)]
+    summing = (FrozenWeights, FrozenAveragePool)
+    layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, summing)]
     handles = [layer.register_forward_pre_hook(check(name)) for name, layer in layers]
+    device = next(network.buffers()).device
     try:
         with torch.no_grad():
-            network(torch.zeros(1, *input_shape, device=layers[0][1].weight.device))
+            network(torch.zeros(1, *input_shape, device=device))
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _weight(layer: FrozenWeights | FrozenAveragePool, codes: Codes) -> int:
+    """The sum of magnitudes of what the layer multiplies the codes of one sum with."""
+    if isinstance(layer, FrozenAveragePool):
+        return codes.integers[0, 0].numel()
+    return int(layer.weight.long().abs().flatten(1).sum(1).max())

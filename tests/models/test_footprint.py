@@ -1,6 +1,9 @@
 """Sizes of the models against published figures and hand counts."""
 
-from stages.models import resnet8, tiny_cnn
+import pytest
+import torch
+
+from stages.models import coffee_cnn, mobilenetv1_025, resnet8, tiny_cnn
 from stages.models.footprint import footprint
 from stages.models.layers import FloatLayers
 from stages.quantization.formats import Format
@@ -8,17 +11,46 @@ from stages.quantization.formats import Format
 COLOUR = (3, 32, 32)
 
 
-def build(model, shape=COLOUR):
-    return model.network(FloatLayers((0.0,) * shape[0], 1.0), shape, 10)
+def build(model, shape=COLOUR, classes=10):
+    return model.network(FloatLayers((0.0,) * shape[0], 1.0), shape, classes)
+
+
+def count(network, name):
+    return sum(tensor.numel() for key, tensor in network.state_dict().items() if name in key)
 
 
 def test_resnet8_has_the_published_parameters_and_operations():
     network = build(resnet8)
     cost = footprint(network, COLOUR)
-    statistics = sum(buffer.numel() for name, buffer in network.named_buffers() if "running" in name)
     assert cost.parameters == 78_186
-    assert cost.parameters + statistics == 78_666
+    assert cost.parameters + count(network, "running") == 78_666
     assert cost.macs == 12_501_632
+
+
+def test_mobilenet_has_the_published_parameters_and_operations():
+    network = build(mobilenetv1_025, (3, 96, 96), 2)
+    cost = footprint(network, (3, 96, 96))
+    assert cost.parameters + count(network, "running") == 221_794
+    assert cost.macs == 7_489_664
+
+
+def test_the_coffee_network_has_the_published_parameters_and_operations():
+    cost = footprint(build(coffee_cnn, (3, 224, 224), 4), (3, 224, 224))
+    assert cost.parameters == 250_436
+    assert cost.macs == 31_363_200
+
+
+@pytest.mark.parametrize("model", [mobilenetv1_025, coffee_cnn, resnet8, tiny_cnn])
+def test_every_network_fits_images_of_its_least_size_and_of_any_shape_above(model):
+    height, width = model.MIN_SIZE
+    for shape in [(3, height, width), (1, height + 13, width + 1)]:
+        outputs = build(model, shape).eval()(torch.zeros(2, *shape))
+        assert outputs.shape == (2, 10)
+
+
+def test_the_coffee_network_has_no_position_left_below_its_least_size():
+    with pytest.raises((RuntimeError, ZeroDivisionError)):
+        build(coffee_cnn, (3, 139, 140))(torch.zeros(1, 3, 139, 140))
 
 
 def test_weight_bytes_count_packed_weights_and_four_bytes_a_bias_and_scale():
@@ -37,6 +69,43 @@ def test_peak_activations_of_a_chain_are_its_largest_neighbours():
     assert footprint(build(tiny_cnn), COLOUR).peak_activation_bytes == 4 * (3 * 32 * 32 + 8 * 16 * 16)
     assert footprint(build(tiny_cnn), COLOUR, Format(8, 8)).peak_activation_bytes == 3 * 32 * 32 + 8 * 16 * 16
     assert footprint(build(tiny_cnn), COLOUR, Format(4, 4)).peak_activation_bytes == 3 * 32 * 32 + 8 * 16 * 16 // 2
+
+
+def test_peak_activations_of_wide_formats_count_two_bytes_of_inputs_too():
+    wide = Format(8, 16, input_bits=16, sum_bits=16)
+    assert footprint(build(tiny_cnn), COLOUR, wide).peak_activation_bytes == 2 * (3 * 32 * 32 + 8 * 16 * 16)
+    assert footprint(build(tiny_cnn), COLOUR, wide).weight_bytes == (
+        footprint(build(tiny_cnn), COLOUR, Format(8, 8)).weight_bytes
+    )
+
+
+def test_peak_activations_of_a_pooled_network():
+    shape = (3, 224, 224)
+    network = build(coffee_cnn, shape, 4)
+    # The image and the first convolution's output; the pools' and the linear layers' are far smaller.
+    assert footprint(network, shape, Format(8, 8)).peak_activation_bytes == 3 * 224 * 224 + 32 * 55 * 55
+    # At 4 bits an activation has half a byte a value, and an input still a whole one.
+    grey = (1, 140, 140)
+    peak = footprint(build(coffee_cnn, grey, 4), grey, Format(4, 4)).peak_activation_bytes
+    assert peak == 1 * 140 * 140 + 32 * 34 * 34 // 2
+
+
+def test_a_hidden_linear_layer_is_as_narrow_as_its_activation():
+    class Hidden(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            layers = FloatLayers((0.0,), 1.0)
+            self.input, self.convolution = layers.input(), layers.convolution(1, 1, 1, edge=True)
+            self.activation1, self.pool, self.flatten = layers.activation(), layers.max_pool(2), layers.flatten()
+            self.hidden, self.activation2 = layers.linear(4, 1000), layers.activation()
+            self.dropout, self.last = layers.dropout(0.5), layers.linear(1000, 2, edge=True)
+
+        def forward(self, inputs):
+            pooled = self.flatten(self.pool(self.activation1(self.convolution(self.input(inputs)))))
+            return self.last(self.dropout(self.activation2(self.hidden(pooled))))
+
+    # 1000 values of half a byte, and two logits of one byte.
+    assert footprint(Hidden(), (1, 4, 4), Format(4, 4)).peak_activation_bytes == 502
 
 
 def test_peak_activations_of_a_residual_block_include_its_shortcut():

@@ -12,6 +12,7 @@ from stages.datasets.tensors import as_input
 from stages.models import resnet8, tiny_cnn
 from stages.models.layers import FloatLayers
 from stages.quantization.brevitas_layers import BrevitasLayers
+from stages.quantization.formats import Format
 from stages.quantization.freeze import freeze
 from stages.quantization.frozen_layers import FrozenLayers
 
@@ -20,12 +21,13 @@ MODELS = {"resnet8": resnet8, "tiny_cnn": tiny_cnn}
 
 
 class Case(NamedTuple):
-    """One network in float, in Brevitas' layers and frozen, and what it was calibrated on."""
+    """One network in float, in Brevitas' layers and frozen, what it was calibrated on, and its number format."""
 
     network: nn.Module
     brevitas: nn.Module
     frozen: nn.Module
     calibration: list[torch.Tensor]
+    format: Format
 
 
 @cache
@@ -66,7 +68,7 @@ def quantized_case(model_name: str, scheme_name: str) -> Case:
     quantized = in_layers(model, BrevitasLayers(MEAN, STD, scheme.FORMAT))
     quantized.load_state_dict(network.state_dict(), strict=False)
     calibration = list(images("train", 200)[0].split(100))
-    knobs = {} if scheme_name == "int8" else {"epochs": 1, "learning_rate": 0.01}
+    knobs = {} if scheme_name in ("int8", "int16x8") else {"epochs": 1, "learning_rate": 0.01}
     scheme.quantize(quantized, calibration, fit, **knobs)
     frozen = freeze(quantized, in_layers(model, FrozenLayers(MEAN, STD, scheme.FORMAT)), SHAPE)
-    return Case(network, quantized.eval(), frozen, calibration)
+    return Case(network, quantized.eval(), frozen, calibration, scheme.FORMAT)

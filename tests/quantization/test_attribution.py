@@ -64,6 +64,28 @@ def test_no_part_is_the_float_network_within_float_error(case, made):
     assert ((gradients(rebuilt) - expected).norm(dim=1) <= 1e-3 * expected.norm(dim=1)).float().mean() > 0.95
 
 
+def test_at_16_bits_the_parts_are_those_of_the_finer_grids():
+    case = quantized_case("resnet8", "int16x8")
+    made = parts(case.frozen, case.network, images("train", 200)[0])
+    rebuilt = partly_quantized(case.frozen, case.network, inputs=True, weights=True, activations=True)
+    assert torch.equal(logits(rebuilt), logits(case.frozen))
+    assert torch.equal(gradients(rebuilt), gradients(case.frozen))
+    nothing = partly_quantized(case.frozen, case.network)
+    for network in (nothing, made["input"]):  # images lie on the grid
+        assert (logits(network) - logits(case.network)).abs().max() < FLOAT_ERROR
+
+    def error(part):
+        return (logits(made[part]) - logits(case.network)).abs().mean()
+
+    # Weights have 8 bits as before; activations are finer, and are cut off beyond what calibration showed alone.
+    assert error("activations") < 0.3 * error("weights")
+    for part, network in made.items():
+        for step, seen in ((0.4 / 65535, part not in ("input", "all")), (0.4 / 255, True)):
+            moved = (images("test", 20)[0] + step).clamp(0, 1)
+            with torch.no_grad():
+                assert torch.equal(network(moved), network(images("test", 20)[0])) != seen
+
+
 def test_the_frozen_and_the_float_network_stay_as_they_are(case):
     before = [{key: tensor.clone() for key, tensor in net.state_dict().items()} for net in (case.frozen, case.network)]
     parts(case.frozen, case.network, images("train", 50)[0])

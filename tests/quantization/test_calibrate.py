@@ -1,9 +1,10 @@
 """What calibration and bias correction do to a Brevitas network."""
 
+import pytest
 import torch
 
 from stages.models import tiny_cnn
-from stages.quantization.brevitas_layers import BrevitasLayers
+from stages.quantization.brevitas_layers import BrevitasLayers, LargestMagnitude
 from stages.quantization.calibrate import calibrate, correct_bias
 from stages.quantization.formats import Format
 from tests.quantization.small_networks import MEAN, STD, images, in_layers, quantized_case
@@ -43,6 +44,23 @@ def test_activation_scales_cover_what_calibration_showed():
         hidden = torch.cat([network.norm1(network.convolution1(network.input(inputs))) for inputs in batches])
     scale = quantized.activation1.act_quant.scale().item()
     assert 0.8 * hidden.max() < 255 * scale < 1.05 * hidden.max()
+
+
+def test_activation_scales_of_16_bits_cover_all_that_calibration_showed():
+    case = quantized_case("tiny_cnn", "int16x8")
+    network, quantized = case.network, case.brevitas
+    with torch.no_grad():
+        inputs = [network.input(batch) for batch in case.calibration]
+        largest = [network.norm1(network.convolution1(batch)).max().item() for batch in inputs]
+    assert largest[0] != largest[1]
+    assert 65535 * quantized.activation1.act_quant.scale().item() == pytest.approx(max(largest), rel=1e-5)
+
+
+@pytest.mark.parametrize("magnitudes", [[1.0, 3.0, 2.0, 5.0], [4.0, 1.0, 1.0], [2.0]])
+def test_the_mean_over_batches_of_what_brevitas_is_told_is_the_largest(magnitudes):
+    statistic = LargestMagnitude()
+    told = [statistic(torch.tensor([0.5, -magnitude])).item() for magnitude in magnitudes]
+    assert sum(told) / len(told) == max(magnitudes)
 
 
 def test_calibration_changes_no_weight_and_no_statistic():
