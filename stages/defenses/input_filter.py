@@ -1,0 +1,56 @@
+"""Filters in front of a network, which take out of an input what an attacker may have put there.
+
+Their rounding, ranking or search has no useful gradient. Attackers go around that by BPDA (backward pass differentiable
+approximation, Athalye, Carlini and Wagner, "Obfuscated gradients give a false sense of security", ICML 2018,
+https://arxiv.org/abs/1802.00420): the filter itself forward, and backward a smooth function near it, for filters that
+return nearly what they were given the identity.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class _Surrogate(torch.autograd.Function):
+    """The values of one tensor with the gradient of another."""
+
+    @staticmethod
+    def forward(context, smooth: Tensor, values: Tensor) -> Tensor:
+        return values.clone()
+
+    @staticmethod
+    def backward(context, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+def with_gradient_of(smooth: Tensor, values: Tensor) -> Tensor:
+    """The values, bit for bit, whose gradient goes to `smooth` of the same shape."""
+    return _Surrogate.apply(smooth, values)
+
+
+class InputFilter(nn.Module):
+    """A filter from inputs to inputs.
+
+    All that it learns is in its state. A filter that detects has a method `suspicion(logits_of, inputs)`, of a function
+    from inputs to logits and inputs [N, C, H, W]: scores [N], higher the more likely an input is adversarial.
+    threshold: the highest suspicion [] that is not reported; infinity until it is set.
+    """
+
+    stochastic = False  # two passes over the same inputs give the same
+
+    suspicion: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor] | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("threshold", torch.tensor(torch.inf))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Filtered inputs in [0, 1] of inputs [N, C, H, W] in [0, 1]."""
+        raise NotImplementedError
+
+    def backward_view(self, inputs: Tensor) -> Tensor:
+        """The same values, bit for bit, with the gradient that attackers use: the identity's."""
+        with torch.no_grad():
+            values = self(inputs)
+        return with_gradient_of(inputs, values)
