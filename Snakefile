@@ -127,6 +127,20 @@ use rule prepare as quantize with:
         stage="quantize",
 
 
+use rule prepare as filter with:
+    input:
+        inputs("filter"),
+    output:
+        "data/filtered/{item}.safetensors",
+        "data/filtered/{item}.json",
+    log:
+        "logs/filter/{item}.log",
+    benchmark:
+        "logs/filter/{item}.tsv"
+    params:
+        stage="filter",
+
+
 use rule prepare as attack with:
     input:
         inputs("attack"),

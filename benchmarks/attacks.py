@@ -28,8 +28,8 @@ from foolbox import attacks as foolbox
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from stages.artifacts.classifiers import load_classifier
 from stages.artifacts.datasets import load_dataset
-from stages.artifacts.networks import load_classifier
 from stages.attacks import (
     apgd,
     apgd_targeted,

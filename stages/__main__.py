@@ -19,6 +19,7 @@ RULES = {
     "train": "train a float network",
     "defend": "train a float network with a defense",
     "quantize": "turn a float network into integers",
+    "filter": "put a filter of its inputs before a network that was trained without",
     "attack": "craft adversarial inputs against a network",
     "probe": "test an attack: with twice its budget, and where an adversarial example is known to exist",
     "score": "judge a network on clean or adversarial inputs, one row a sample",
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == "verify":
             return _verify(options.count, options.seed)
         elif options.command == "revouch":
-            return _revouch(options.count, options.seed)
+            return _revouch(options.count, options.seed, options.rules)
         elif options.command == "gc":
             _collect(options.delete, options.days, options.clones)
         else:
@@ -93,6 +94,9 @@ def _parser(command: list[str]) -> argparse.ArgumentParser:
         check = commands.add_parser(name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
         check.add_argument("--count", type=_count, default=5, help="how many results to compute again (default 5)")
         check.add_argument("--seed", type=int, default=time_ns() % 1000, help="which ones (default: others each time)")
+        if name == "revouch":
+            rules = {"nargs": "+", "choices": list(RULES), "default": (), "metavar": "RULE"}
+            check.add_argument("--rules", **rules, help="carry over results of these rules alone (default: of all)")
     collect = commands.add_parser("gc", help="say which old results would be removed from the cache, and remove them")
     collect.add_argument("--delete", action="store_true", help="remove them; without it nothing is changed")
     collect.add_argument("--days", type=float, default=30, help="keep what was made or used since (default 30)")
@@ -171,12 +175,12 @@ def _verify(count: int, seed: int) -> int:
     return 1 if damaged or different else 0
 
 
-def _revouch(count: int, seed: int) -> int:
+def _revouch(count: int, seed: int, rules: Sequence[str]) -> int:
     from stages.ledger.revouch import revouch
     from stages.study import open_study
 
     study = open_study()
-    return 0 if revouch(study.ledger, _computing(study), count, seed) else 1
+    return 0 if revouch(study.ledger, _computing(study), count, seed, rules) else 1
 
 
 def _collect(delete: bool, days: float, clones: Sequence[Path]) -> None:

@@ -14,14 +14,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stages.artifacts.adversarial import AdversarialSet, save_adversarial_set
+from stages.artifacts.classifiers import load_classifier
 from stages.artifacts.datasets import load_dataset
-from stages.artifacts.networks import load_classifier
 from stages.attacks.attacked import Attacked
 from stages.attacks.grid import to_digital
 from stages.attacks.result import AttackResult, judged
 from stages.classifier import Classifier
 from stages.datasets.arrays import evaluation_samples
 from stages.datasets.tensors import as_input
+from stages.defenses.filtered import Filtered
 from stages.norms import EPSILON_TOLERANCE, FULL_RANGES, has_budgets
 from stages.runtime import configure
 from stages.seeds import seed_of
@@ -40,9 +41,9 @@ def run(task, params, outputs) -> None:
     evaluation = params.values["evaluation"]
     plugin = importlib.import_module(f"stages.attacks.{task.plugin}")
     test = load_dataset(Path(f"{task.variant.prepared}.safetensors")).test
-    samples = evaluation_samples(test.labels, evaluation["samples"])
+    samples = evaluation_samples(test.labels, params.samples(task.variant.defense, task.attack))
     minimal = is_minimal_norm(plugin)
-    epsilons = [inf] if minimal else attacked_epsilons(evaluation["epsilons"][plugin.NORM], plugin)
+    epsilons = [inf] if minimal else attacked_epsilons(params.epsilons(task.variant.defense, task.attack), plugin)
     digital = evaluation["grid"] == "digital"
     classifier = load_classifier(Path(task.variant.network), device)
     threat, eot_samples = threat_of(plugin, classifier, evaluation["eot_samples"])
@@ -89,14 +90,13 @@ def is_minimal_norm(plugin: ModuleType) -> bool:
 def threat_of(plugin: ModuleType, classifier: Classifier, eot_samples: int) -> tuple[str, int]:
     """What the attacker sees, and how many draws its gradients average: one where the classifier is not random.
 
-    An attacker who averages over a random classifier's draws is adaptive. Without gradients there is nothing to
-    average.
+    An attacker who averages over a random classifier's draws, or goes round a filter, is adaptive. Without gradients
+    there is nothing to average.
     """
     if plugin.THREAT != "white_box":
         return plugin.THREAT, 0
-    if classifier.stochastic and eot_samples > 1:
-        return "adaptive", eot_samples
-    return plugin.THREAT, 1
+    draws = eot_samples if classifier.stochastic else 1
+    return "adaptive" if draws > 1 or isinstance(classifier, Filtered) else plugin.THREAT, draws
 
 
 def craft(

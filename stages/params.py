@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import pairwise, product
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic_core import PydanticCustomError
@@ -27,6 +27,7 @@ FLOAT_SCHEME = "fp32"  # the float network itself, hence no file of schemes/
 ATTACK_NAME = re.compile(r"[a-z][a-z0-9_]*")
 RESERVED = ("all", "clean", "nfiles", "size")  # items of the plan, and words of dvc.lock
 PLUGIN = "attack"  # the setting of an attack that names its file, where the attack has another name
+RETRAINING = "training"  # the setting of a defense that says how it trains, where it does so in its own way
 
 
 class ParamsError(ValueError):
@@ -131,6 +132,35 @@ class Training(Section):
     augmentation: Augmentation
 
 
+class Retraining(Section):
+    """What a defense trains with instead of `training`, and which network it starts from."""
+
+    start: Literal["scratch", "undefended"] = "scratch"
+    epochs: Count | None = None
+    batch_size: Count | None = None
+    learning_rate: Positive | None = None
+
+
+class AttackLimit(Section):
+    """How much is asked of an attack that takes long; what is left out is as for all."""
+
+    samples: Count | None = None
+    epsilons: Annotated[list[Budget], SOME] | None = None
+
+
+class DefenseLimit(Section):
+    """How much is asked of a defense that takes long to run; what is left out is as for all."""
+
+    samples: Count | None = None
+    attacks: Annotated[list[str], UNIQUE] | None = None
+    epsilons: dict[Norm, Annotated[list[Budget], SOME]] | None = None
+
+
+class Limits(Section):
+    attacks: dict[str, AttackLimit] = {}
+    defenses: dict[DefenseName, DefenseLimit] = {}
+
+
 class Evaluation(Section):
     epsilons: Annotated[dict[Norm, Annotated[list[Budget], SOME]], SOME]
     headline_epsilon: dict[Norm, Budget]
@@ -139,6 +169,7 @@ class Evaluation(Section):
     eot_samples: Count
     extended: bool
     transfer: Annotated[list[str], UNIQUE]
+    limits: Limits
 
 
 class Report(Section):
@@ -161,6 +192,7 @@ class Overrides(Section):
     train: Override = Override()
     defend: Override = Override()
     quantize: Override = Override()
+    filter: Override = Override()
     attack: Override = Override()
     probe: Override = Override()
     diagnose: Override = Override()
@@ -215,6 +247,49 @@ class Params(Section):
     def settings_of(self, attack: str) -> dict[str, Any]:
         """What an entry of `attacks` sets of its attack's settings."""
         return {name: value for name, value in self.attacks[attack].items() if name != PLUGIN}
+
+    def settings_of_defense(self, defense: str) -> dict[str, Any]:
+        """What `defenses` sets of a defense's own settings."""
+        return {name: value for name, value in self.defenses.get(defense, {}).items() if name != RETRAINING}
+
+    def retraining(self, defense: str) -> dict[str, Any]:
+        """What `defenses` says of how a defense trains: keys of `Retraining`, those that the file writes."""
+        return self.defenses.get(defense, {}).get(RETRAINING, {})
+
+    def source_models(self, defense: str) -> tuple[str, ...]:
+        """The models of the undefended networks that a defense takes adversarial examples from, if it does."""
+        if not plugins.takes_sources(defense):
+            return ()
+        return tuple(self.defenses.get(defense, {}).get("models", plugins.default("defenses", defense, "models")))
+
+    def limits(self, defense: str, attack: str | None = None) -> list[str]:
+        """The keys of what limits the evaluation of a defense, and of an attack on it."""
+        named = [("defenses", defense), ("attacks", attack)]
+        limits = self.values["evaluation"]["limits"]
+        return [f"evaluation.limits.{kind}.{name}" for kind, name in named if name in limits.get(kind, {})]
+
+    def samples(self, defense: str, attack: str | None = None) -> int:
+        """How many test samples of a network with this defense are attacked, or else scored with a gradient."""
+        evaluation = self.evaluation
+        limits = [evaluation.limits.defenses.get(defense), evaluation.limits.attacks.get(attack)]
+        return min([evaluation.samples, *(limit.samples for limit in limits if limit and limit.samples)])
+
+    def is_limited(self, defense: str) -> bool:
+        """Whether fewer samples than of others are evaluated of networks with this defense, clean ones too."""
+        limit = self.evaluation.limits.defenses.get(defense)
+        return limit is not None and limit.samples is not None
+
+    def attacks_on(self, defense: str) -> list[str]:
+        """The attacks that are run on networks with this defense."""
+        limit = self.evaluation.limits.defenses.get(defense)
+        return list(self.attacks) if limit is None or limit.attacks is None else limit.attacks
+
+    def epsilons(self, defense: str, attack: str) -> list[float]:
+        """The budgets at which an attack is run on networks with this defense."""
+        norm, limits = plugins.norm(self.plugin(attack)), self.evaluation.limits
+        of_attack, of_defense = limits.attacks.get(attack), limits.defenses.get(defense)
+        given = [of_attack and of_attack.epsilons, of_defense and (of_defense.epsilons or {}).get(norm)]
+        return [epsilon for epsilon in self.evaluation.epsilons[norm] if all(epsilon in some for some in given if some)]
 
     def plugin(self, attack: str) -> str:
         """The file of stages/attacks/ that an entry of `attacks` runs: the one of its name, or what it says."""
@@ -278,11 +353,23 @@ def _check_knobs(written: dict[str, Any], faults: list[str]) -> dict[str, dict[s
                 faults.append(f"{unknown} is unknown{_nearest(plugin, known)}")
             elif given is None or isinstance(given, dict):
                 knobs = {key: value for key, value in (given or {}).items() if key not in alias}
+                retraining = {}
+                if kind == "defenses" and RETRAINING in knobs and not plugins.is_filter(plugin):
+                    retraining = _check_retraining(knobs.pop(RETRAINING), (kind, name, RETRAINING), faults)
                 try:
-                    checked[kind][name] = alias | plugins.settings(kind, plugin, knobs)
+                    checked[kind][name] = alias | plugins.settings(kind, plugin, knobs) | retraining
                 except ValidationError as error:
                     faults += _sentences(error, plugins.knobs(kind, plugin), (kind, name))
     return checked
+
+
+def _check_retraining(given: Any, location: tuple, faults: list[str]) -> dict[str, dict[str, Any]]:
+    """What a defense says of its training under its key, or nothing where there is a fault, which is appended."""
+    try:
+        return {RETRAINING: Retraining.model_validate({} if given is None else given).model_dump(exclude_unset=True)}
+    except ValidationError as error:
+        faults += _sentences(error, Retraining, location)
+        return {}
 
 
 def _sentences(error: ValidationError, model: type[BaseModel], prefix: tuple = ()) -> Iterator[str]:
@@ -300,9 +387,13 @@ def _sentences(error: ValidationError, model: type[BaseModel], prefix: tuple = (
 
 def _keys(model: type[BaseModel], location: tuple) -> list[str]:
     """The keys that the model knows at a location such as ("grid", "also", 0)."""
+    is_name = False  # a key that the file's author chose, or else the name of a field
     for part in location:
-        if isinstance(part, str):
-            model = _section_type(model.model_fields[part].annotation)
+        if isinstance(part, str) and not is_name:
+            annotation = model.model_fields[part].annotation
+            model, is_name = _section_type(annotation), get_origin(annotation) is dict
+        else:
+            is_name = False
     return list(model.model_fields)
 
 
@@ -320,9 +411,11 @@ def _impossible(params: Params) -> Iterator[str]:
         yield from _misfit(dataset, model)
     for dataset in dict.fromkeys(dataset for dataset, *_ in cells):
         yield from _impossible_counts(params, dataset)
+    yield from _impossible_sources(params)
     yield from _impossible_names(params)
     yield from _impossible_epsilons(params)
     yield from _impossible_transfer(params)
+    yield from _impossible_limits(params)
 
 
 def _misfit(dataset: str, model: str) -> Iterator[str]:
@@ -337,6 +430,25 @@ def _misfit(dataset: str, model: str) -> Iterator[str]:
             f"grid.models: {model!r} does not fit {dataset!r}, whose inputs are {shape[1]}x{shape[2]} pixels: "
             f"expected at least {height}x{width}"
         )
+
+
+def _impossible_sources(params: Params) -> Iterator[str]:
+    """Networks that a defense starts from, and models whose networks it takes adversarial examples from."""
+    if params.retraining("none").get("start") == "undefended":
+        yield "defenses.none.training.start: 'undefended' is that network itself, expected 'scratch'"
+    known, cells = plugins.names("models"), params.grid.cells()
+    for defense in dict.fromkeys(defense for *_, defense, _ in cells):
+        for name in params.source_models(defense):
+            key = f"defenses.{defense}.models: {name!r}"
+            if name not in known:
+                yield f"{key} is unknown{_nearest(name, known)}"
+                continue
+            for dataset, model in dict.fromkeys(cell[:2] for cell in cells if cell[3] == defense):
+                if model == name:
+                    yield f"{key} is the model that it defends, expected others"
+                yield from (
+                    fault.replace("grid.models", f"defenses.{defense}.models") for fault in _misfit(dataset, name)
+                )
 
 
 def _impossible_names(params: Params) -> Iterator[str]:
@@ -425,3 +537,37 @@ def _impossible_transfer(params: Params) -> Iterator[str]:
             yield f"{key} has the threat {threat!r}, expected an attack with 'white_box', crafted on the surrogate"
         elif params.attacks[name].get("stop_when_broken"):
             yield f"{key} has stop_when_broken, expected an attack at full effort: sets that stop early do not transfer"
+
+
+def _impossible_limits(params: Params) -> Iterator[str]:
+    """Limits of what is not there, or that are none, or that leave nothing."""
+    limits, budgets = params.evaluation.limits, params.evaluation.epsilons
+    for kind, section in (("attacks", limits.attacks), ("defenses", limits.defenses)):
+        for name, limit in section.items():
+            if limit.samples and limit.samples > params.evaluation.samples:
+                key = f"evaluation.limits.{kind}.{name}.samples"
+                yield f"{key}: {limit.samples} should be at most {params.evaluation.samples}, evaluation.samples"
+    known = [name for name in limits.attacks if name in params.attacks]
+    for name in limits.attacks:
+        key = f"evaluation.limits.attacks.{name}"
+        if name not in known:
+            yield f"{key}: {name!r} is not listed in attacks{_nearest(name, list(params.attacks))}"
+        elif limits.attacks[name].epsilons is not None:
+            norm = plugins.norm(params.plugin(name))
+            yield from _unknown_budgets(f"{key}.epsilons", limits.attacks[name].epsilons, norm, budgets.get(norm, []))
+    for name, limit in limits.defenses.items():
+        key = f"evaluation.limits.defenses.{name}"
+        for attack in limit.attacks or ():
+            if attack not in params.attacks:
+                yield f"{key}.attacks: {attack!r} is not listed in attacks{_nearest(attack, list(params.attacks))}"
+        for norm, epsilons in (limit.epsilons or {}).items():
+            yield from _unknown_budgets(f"{key}.epsilons.{norm}", epsilons, norm, budgets.get(norm, []))
+        for attack in known:
+            if attack in params.attacks_on(name) and not params.epsilons(name, attack):
+                yield f"{key}.epsilons: shares none with evaluation.limits.attacks.{attack}.epsilons, expected some"
+
+
+def _unknown_budgets(key: str, epsilons: list[float], norm: str, known: list[float]) -> Iterator[str]:
+    for epsilon in epsilons:
+        if epsilon not in known:
+            yield f"{key}: {epsilon:.6g} should be one of evaluation.epsilons.{norm}"

@@ -3,6 +3,7 @@
 A stage is handed the task of its job, which says what the job is about, so that nobody takes names apart.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -52,8 +53,20 @@ class Variant:
         return replace(self, scheme=FLOAT_SCHEME)
 
     @property
+    def undefended(self) -> "Variant":
+        """The network of the same number format without a defense, which a filter stands before."""
+        return replace(self, defense=UNDEFENDED)
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether its defense is a filter before the undefended network."""
+        return plugins.is_filter(self.defense)
+
+    @property
     def rule(self) -> str:
         """The rule that makes its network."""
+        if self.is_filtered:
+            return "filter"
         if not self.is_float:
             return "quantize"
         return "train" if self.defense == UNDEFENDED else "defend"
@@ -61,7 +74,7 @@ class Variant:
     @property
     def network(self) -> str:
         """Its network's path without the suffix (`.safetensors`, `.json`)."""
-        folder = {"train": "trained", "defend": "defended", "quantize": "quantized"}[self.rule]
+        folder = {"train": "trained", "defend": "defended", "quantize": "quantized", "filter": "filtered"}[self.rule]
         return f"data/{folder}/{self.name}"
 
     @property
@@ -96,7 +109,11 @@ class Task:
     variant: Variant | None = None  # None: prepare and report
     attack: str | None = None  # an attack, "clean" for scores of clean inputs, None elsewhere
     plugin: str | None = None  # the attack's file of stages/attacks/
-    surrogates: tuple[Variant, ...] = ()  # whose sets are replayed on the variant
+    crafted_on: tuple[Variant, ...] = ()  # the variants whose sets are scored on it
+    teachers: tuple[Variant, ...] = ()  # undefended float networks; the variant's starts from the best of them
+    sources: tuple[
+        Variant, ...
+    ] = ()  # undefended float networks of other models, which its defense attacks in training
 
     @property
     def is_clean(self) -> bool:
@@ -125,9 +142,45 @@ def variants(params: Params) -> list[Variant]:
 
 
 def networks(params: Params) -> list[Variant]:
-    """The variants and the float networks that they are made from, floats first."""
+    """The variants and all networks that they are made from, each after those that it is made from."""
+    made: dict[Variant, None] = {}
+
+    def make(variant: Variant) -> None:
+        for parent in parents(params, variant):
+            make(parent)
+        made[variant] = None
+
     attacked = variants(params)
-    return list(dict.fromkeys([*(variant.float_variant for variant in attacked), *attacked]))
+    for variant in [*(variant.float_variant for variant in attacked), *attacked]:
+        make(variant)
+    return list(made)
+
+
+def parents(params: Params, variant: Variant) -> list[Variant]:
+    """The networks that a variant's is made from."""
+    floats = [] if variant.is_float else [variant.float_variant]
+    if variant.is_filtered:
+        return [variant.undefended, *floats]
+    return [*floats, *teachers(params, variant), *sources(params, variant)]
+
+
+def teachers(params: Params, variant: Variant) -> tuple[Variant, ...]:
+    """The undefended float networks of which a variant's starts from the best on validation data; often there is none.
+
+    A defense that learns from a teacher has the choice among those of all seeds that the grid asks for.
+    """
+    own = variant.float_variant.undefended
+    if plugins.takes_teacher(variant.defense):
+        undefended = (other.float_variant for other in variants(params) if other.defense == UNDEFENDED)
+        return tuple(dict.fromkeys([own, *(other for other in undefended if replace(other, seed=own.seed) == own)]))
+    starts = variant.is_float and params.retraining(variant.defense).get("start") == "undefended"
+    return (own,) if starts else ()
+
+
+def sources(params: Params, variant: Variant) -> tuple[Variant, ...]:
+    """The undefended float networks of other models that a variant's defense attacks in training, if it does."""
+    own = variant.float_variant.undefended
+    return tuple(replace(own, model=model) for model in params.source_models(variant.defense))
 
 
 def surrogates(params: Params, target: Variant) -> list[Variant]:
@@ -142,15 +195,18 @@ def surrogates(params: Params, target: Variant) -> list[Variant]:
 def tasks(params: Params) -> list[Task]:
     """The tasks of all jobs, in the plan's order."""
     attacked = variants(params)
-    scored = [(variant, attack) for variant in attacked for attack in params.attacks]
+    crafted = [(variant, attack) for variant in attacked for attack in params.attacks_on(variant.defense)]
+    scored = [
+        (variant, attack) for variant in attacked for attack in params.attacks if _is_scored(params, variant, attack)
+    ]
     made = [
         *(_prepare(dataset) for dataset in dict.fromkeys(variant.dataset for variant in attacked)),
         *(_network(params, variant) for variant in networks(params)),
-        *(_score_clean(variant) for variant in attacked),
-        *(_attack(params, variant, attack) for variant, attack in scored),
+        *(_score_clean(params, variant) for variant in attacked),
+        *(_attack(params, variant, attack) for variant, attack in crafted),
         *(_score(params, variant, attack) for variant, attack in scored),
-        *(_probe(params, variant, attack) for variant, attack in scored if _is_probed(params, attack)),
-        *(_diagnose(params, variant) for variant in attacked if params.evaluation.extended),
+        *(_probe(params, variant, attack) for variant, attack in crafted if _is_probed(params, attack)),
+        *(_diagnose(params, variant) for variant in attacked if _is_diagnosed(params, variant)),
     ]
     return [*made, _report(params, [task for task in made if task.job.rule in ("score", "probe", "diagnose")])]
 
@@ -176,10 +232,16 @@ def _files(*stems: str) -> tuple[str, ...]:
     return tuple(stem + suffix for stem in stems for suffix in SUFFIXES)
 
 
-def _code(rule: str, **used: str) -> dict[str, Any]:
-    """A job's code and its roots: the stage, and the plugins given as kind=name."""
-    sources = [f"stages/{rule}.py", *(plugins.source(kind, name).as_posix() for kind, name in used.items())]
-    return {"rule": rule, "code": "-".join([rule, *used.values()]), "modules": tuple(sources)}
+def _code(rule: str, **used: str | Iterable[str]) -> dict[str, Any]:
+    """A job's code and its roots: the stage, and the plugins given as kind=name, or kind=names."""
+    named = [(kind, name) for kind, given in used.items() for name in ([given] if isinstance(given, str) else given)]
+    sources = [f"stages/{rule}.py", *(plugins.source(kind, name).as_posix() for kind, name in named)]
+    return {"rule": rule, "code": "-".join([rule, *(name for _, name in named)]), "modules": tuple(sources)}
+
+
+def _used(variant: Variant) -> dict[str, Any]:
+    """The plugins that a variant's classifier consists of: its model, and the filter before it, if any."""
+    return {"models": variant.model} | ({"defenses": variant.defense} if variant.is_filtered else {})
 
 
 def _prepare(dataset: str) -> Task:
@@ -194,34 +256,35 @@ def _prepare(dataset: str) -> Task:
 
 
 def _network(params: Params, variant: Variant) -> Task:
-    """Training a float network, with or without a defense, or quantizing one."""
-    used = {"models": variant.model, "defenses": variant.defense}
-    settings = ["device", "precision", "threads", "training"]
-    inputs = [variant.prepared]
+    """Training a float network, with or without a defense, quantizing one, or putting a filter before one."""
+    attacked = sources(params, variant)
+    used = {"models": [variant.model, *(source.model for source in attacked)], "defenses": variant.defense}
+    settings = ["device", "precision", "threads"]
+    if not variant.is_filtered:
+        settings.append("training")
     if variant.defense in params.defenses:
         settings.append(f"defenses.{variant.defense}")
     if variant.rule == "quantize":
         used["schemes"] = variant.scheme
-        inputs.append(variant.float_variant.network)
         if variant.scheme in params.schemes:
             settings.append(f"schemes.{variant.scheme}")
     job = Job(
         item=variant.name,
-        inputs=_files(*inputs),
+        inputs=_files(variant.prepared, *(parent.network for parent in parents(params, variant))),
         params=tuple(settings),
         outputs=_files(variant.network),
         **_code(variant.rule, **used),
     )
-    return Task(job, variant.dataset, variant)
+    return Task(job, variant.dataset, variant, teachers=teachers(params, variant), sources=attacked)
 
 
-def _score_clean(variant: Variant) -> Task:
+def _score_clean(params: Params, variant: Variant) -> Task:
     job = Job(
         item=f"{variant.name}-{CLEAN}",
         inputs=_files(variant.prepared, variant.network),
-        params=("device", "threads", "evaluation.samples"),
+        params=("device", "threads", "evaluation.samples", *params.limits(variant.defense)),
         outputs=(variant.score(CLEAN) + ".parquet",),
-        **_code("score", models=variant.model),
+        **_code("score", **_used(variant)),
     )
     return Task(job, variant.dataset, variant, CLEAN)
 
@@ -234,9 +297,9 @@ def _attack(params: Params, variant: Variant, attack: str) -> Task:
     job = Job(
         item=f"{variant.name}-{attack}",
         inputs=_files(variant.prepared, variant.network),
-        params=("device", "threads", *evaluation, f"attacks.{attack}"),
+        params=("device", "threads", *evaluation, *params.limits(variant.defense, attack), f"attacks.{attack}"),
         outputs=_files(variant.adversarial(attack)),
-        **_code("attack", attacks=plugin, models=variant.model),
+        **_code("attack", attacks=plugin, **_used(variant)),
     )
     return Task(job, variant.dataset, variant, attack, plugin)
 
@@ -246,19 +309,37 @@ def _budgets(plugin: str) -> str:
 
 
 def _score(params: Params, variant: Variant, attack: str) -> Task:
-    replayed = surrogates(params, variant) if attack in params.evaluation.transfer else []
-    sets = [crafted_on.adversarial(attack) for crafted_on in (variant, *replayed)]
+    replayed = _replayed(params, variant, attack)
+    own = [variant] if attack in params.attacks_on(variant.defense) else []
+    sets = [crafted_on.adversarial(attack) for crafted_on in (*own, *replayed)]
     plugin = params.plugin(attack)
     # What a minimal-norm attack found is judged at every budget here, an attack with budgets ran at each of them.
     settings = ["device", "threads", *([_budgets(plugin)] if plugins.is_minimal_norm(plugin) else [])]
+    settings += params.limits(variant.defense)
     job = Job(
         item=f"{variant.name}-{attack}",
         inputs=_files(variant.prepared, variant.network, *sets),
         params=tuple(settings),
         outputs=(variant.score(attack) + ".parquet",),
-        **_code("score", models=variant.model),
+        **_code("score", **_used(variant)),
     )
-    return Task(job, variant.dataset, variant, attack, plugin, tuple(replayed))
+    return Task(job, variant.dataset, variant, attack, plugin, (*own, *replayed))
+
+
+def _replayed(params: Params, variant: Variant, attack: str) -> list[Variant]:
+    """The variants whose sets of an attack are replayed on a variant: not those of fewer samples than others.
+
+    By name, since the rows of scores stand in that order, and a grid's other order is no other result.
+    """
+    if attack not in params.evaluation.transfer:
+        return []
+    crafted_on = [other for other in surrogates(params, variant) if attack in params.attacks_on(other.defense)]
+    replayed = [other for other in crafted_on if not params.is_limited(other.defense)]
+    return sorted(replayed, key=lambda other: other.name)
+
+
+def _is_scored(params: Params, variant: Variant, attack: str) -> bool:
+    return attack in params.attacks_on(variant.defense) or bool(_replayed(params, variant, attack))
 
 
 def _is_probed(params: Params, attack: str) -> bool:
@@ -274,11 +355,19 @@ def _probe(params: Params, variant: Variant, attack: str) -> Task:
     job = Job(
         item=f"{variant.name}-{attack}",
         inputs=_files(variant.prepared, variant.network),
-        params=("device", "threads", *(f"evaluation.{key}" for key in evaluation), f"attacks.{attack}"),
+        params=(
+            *("device", "threads", *(f"evaluation.{key}" for key in evaluation)),
+            *(*params.limits(variant.defense, attack), f"attacks.{attack}"),
+        ),
         outputs=(variant.probe(attack) + ".parquet",),
-        **_code("probe", attacks=plugin, models=variant.model),
+        **_code("probe", attacks=plugin, **_used(variant)),
     )
     return Task(job, variant.dataset, variant, attack, plugin)
+
+
+def _is_diagnosed(params: Params, variant: Variant) -> bool:
+    """Whether what quantization did is measured: before a filter it is the undefended network's that was quantized."""
+    return params.evaluation.extended and not variant.is_filtered
 
 
 def _diagnose(params: Params, variant: Variant) -> Task:
@@ -323,7 +412,7 @@ def _shown(params: Params) -> list[tuple[Variant, str]]:
     Of an iterative white-box attack, or else of one that sees as much of the network as any.
     """
     first = variants(params)[0]
-    comparable = [first, *surrogates(params, first)]
+    comparable = [variant for variant in (first, *surrogates(params, first)) if not params.is_limited(variant.defense)]
     undefended = [variant for variant in comparable if variant.defense == UNDEFENDED]
     used = {name: params.plugin(name) for name in params.attacks}
     by_sight = sorted(used, key=lambda name: plugins.THREATS.index(plugins.threat(used[name])))

@@ -1,7 +1,8 @@
 """What the plugin folders offer, read from the source without importing it, so that a wrong setting is refused at once.
 
-A plugin is a file that defines its folder's function. Its settings (knobs) are the keyword-only parameters that the
-contract does not name; its constants are the upper-case names that it assigns literals, or arithmetic on them, to.
+A plugin is a file that defines its folder's function, a defense one of two. Its settings (knobs) are the keyword-only
+parameters that the contract does not name; its constants are the upper-case names that it assigns literals, or
+arithmetic on them, to.
 """
 
 import ast
@@ -24,18 +25,18 @@ class PluginError(ValueError):
 
 
 class Contract(NamedTuple):
-    """The function that a folder's plugins define, and its keyword-only parameters that are not settings."""
+    """The functions of which a folder's plugins define one, and their keyword-only parameters that are not settings."""
 
-    function: str
+    functions: tuple[str, ...]
     arguments: frozenset[str] = frozenset()
 
 
 CONTRACTS = {
-    "datasets": Contract("load"),
-    "models": Contract("network"),
-    "schemes": Contract("quantize"),
-    "defenses": Contract("loss", frozenset({"generator"})),
-    "attacks": Contract("attack", frozenset({"epsilons", "generator"})),
+    "datasets": Contract(("load",)),
+    "models": Contract(("network",)),
+    "schemes": Contract(("quantize",)),
+    "defenses": Contract(("loss", "filter"), frozenset({"generator", "teacher", "sources"})),
+    "attacks": Contract(("attack",), frozenset({"epsilons", "generator"})),
 }
 
 OPERATORS = {
@@ -112,8 +113,27 @@ def budget(attack: str) -> tuple[str, ...]:
 
 def is_minimal_norm(attack: str) -> bool:
     """Whether an attack looks for the nearest adversarial input, and so takes no epsilons."""
-    arguments = _function("attacks", _plugin_file("attacks", attack)).args
-    return not has_budgets([argument.arg for argument in arguments.kwonlyargs])
+    return not has_budgets(_arguments("attacks", attack))
+
+
+def is_filter(defense: str) -> bool:
+    """Whether a defense stands between the inputs and a network that was trained without it."""
+    return _function("defenses", _plugin_file("defenses", defense)).name == "filter"
+
+
+def takes_teacher(defense: str) -> bool:
+    """Whether a defense learns from an undefended network of the same architecture, and starts from it."""
+    return _takes("defenses", defense, "teacher")
+
+
+def takes_sources(defense: str) -> bool:
+    """Whether a defense takes adversarial examples from undefended networks of other architectures, its `models`."""
+    return _takes("defenses", defense, "sources")
+
+
+def default(kind: str, name: str, knob: str) -> Any:
+    """The default of a setting of a plugin."""
+    return knobs(kind, name).model_fields[knob].default
 
 
 def knobs(kind: str, name: str) -> type[BaseModel]:
@@ -147,6 +167,15 @@ def settings(kind: str, name: str, given: dict[str, Any]) -> dict[str, Any]:
     return knobs(kind, name).model_validate(given).model_dump(exclude_unset=True)
 
 
+def _takes(kind: str, name: str, argument: str) -> bool:
+    return argument in _arguments(kind, name)
+
+
+def _arguments(kind: str, name: str) -> list[str]:
+    """The names of the keyword-only arguments of a plugin's function."""
+    return [argument.arg for argument in _function(kind, _plugin_file(kind, name)).args.kwonlyargs]
+
+
 def _plugin_file(kind: str, name: str) -> Path:
     file = STAGES / kind / f"{name}.py"
     if not file.is_file() or _function(kind, file) is None:
@@ -167,8 +196,8 @@ def _body(file: Path) -> list[ast.stmt]:
 
 
 def _function(kind: str, file: Path) -> ast.FunctionDef | None:
-    wanted = CONTRACTS[kind].function
-    return next((node for node in _body(file) if isinstance(node, ast.FunctionDef) and node.name == wanted), None)
+    wanted = CONTRACTS[kind].functions
+    return next((node for node in _body(file) if isinstance(node, ast.FunctionDef) and node.name in wanted), None)
 
 
 def _constants(file: Path) -> dict[str, Any]:

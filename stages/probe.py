@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from stages.artifacts.classifiers import load_classifier
 from stages.artifacts.datasets import load_dataset
-from stages.artifacts.networks import load_classifier
 from stages.artifacts.probes import save_probes
 from stages.attack import BATCH_SIZE, craft_batch, is_minimal_norm, threat_of
 from stages.attacks.attacked import Attacked
@@ -35,7 +35,7 @@ def run(task, params, outputs) -> None:
     evaluation = params.values["evaluation"]
     plugin = importlib.import_module(f"stages.attacks.{task.plugin}")
     test = load_dataset(Path(f"{task.variant.prepared}.safetensors")).test
-    samples = evaluation_samples(test.labels, evaluation["samples"])
+    samples = evaluation_samples(test.labels, params.samples(task.variant.defense, task.attack))
     classifier = load_classifier(Path(task.variant.network), device)
     digital = evaluation["grid"] == "digital"
     _, eot_samples = threat_of(plugin, classifier, evaluation["eot_samples"])

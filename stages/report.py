@@ -23,7 +23,7 @@ from stages.reporting.distances import distances
 from stages.reporting.figures import FIGURES, groups, svg
 from stages.reporting.page import page
 
-NETWORK_FOLDERS = ("trained", "defended", "quantized")
+NETWORK_FOLDERS = ("trained", "defended", "quantized", "filtered")
 
 
 def run(task, params, outputs) -> None:

@@ -11,15 +11,16 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from stages.artifacts.adversarial import AdversarialSet, load_adversarial_set
+from stages.artifacts.classifiers import load_classifier
 from stages.artifacts.datasets import load_dataset
-from stages.artifacts.networks import load_classifier
 from stages.artifacts.scores import save_scores
 from stages.attacks.distances import DISTANCES
-from stages.attacks.grid import nearest_levels
 from stages.classifier import Classifier, evaluating
 from stages.datasets.arrays import Split, evaluation_samples
-from stages.datasets.tensors import LEVELS, as_input
+from stages.datasets.tensors import as_input
+from stages.defenses.filtered import Filtered
 from stages.norms import FULL_RANGES
+from stages.quantization.frozen_layers import FrozenInput
 from stages.runtime import configure
 from stages.seeds import seed_of
 
@@ -31,19 +32,23 @@ def run(task, params, outputs) -> None:
     device = configure(params)
     test = load_dataset(Path(f"{task.variant.prepared}.safetensors")).test
     classifier = load_classifier(Path(task.variant.network), device)
+    defense = task.variant.defense
+    count = params.samples(defense)
     if task.is_clean:
-        evaluated = evaluation_samples(test.labels, params.values["evaluation"]["samples"])
-        rows = clean_rows(classifier, test, evaluated, device, seed_of(task.job.item, "gradient view"))
+        evaluated = evaluation_samples(test.labels, count)
+        scored = np.sort(evaluated) if params.is_limited(defense) else np.arange(len(test))
+        rows = clean_rows(classifier, test, scored, evaluated, device, seed_of(task.job.item, "gradient view"))
     else:
-        rows = attacked_rows(classifier, test, task, device, params.values["evaluation"]["epsilons"])
+        budgets = params.values["evaluation"]["epsilons"]
+        rows = attacked_rows(classifier, test, task, device, budgets, count if params.is_limited(defense) else None)
     scores = rows.assign(**task.variant.parts, flips=0, stochastic=classifier.stochastic)
     save_scores(outputs.path(task.job.outputs[0]), scores)
 
 
 def clean_rows(
-    classifier: Classifier, test: Split, evaluated: np.ndarray, device: torch.device, seed: int
+    classifier: Classifier, test: Split, scored: np.ndarray, evaluated: np.ndarray, device: torch.device, seed: int
 ) -> pd.DataFrame:
-    """Scores of all test samples; those at the indices `evaluated` also have a gradient norm."""
+    """Scores of the test samples at the indices `scored`, ascending; of them, `evaluated` also have a gradient norm."""
     norms = np.full(len(test), np.nan)
     labels = torch.from_numpy(test.labels[evaluated]).to(device)
     generator = torch.Generator().manual_seed(seed)
@@ -61,36 +66,49 @@ def clean_rows(
     }
     effort = {"forwards": 1.0, "backwards": 0.0, "eot_samples": 0}
     unperturbed = dict.fromkeys(DISTANCES, 0.0)
-    prediction = predictions(classifier, as_input(torch.from_numpy(test.inputs).to(device)))
-    judgement = _judgement(np.arange(len(test)), test.labels, prediction)
-    return pd.DataFrame(judgement | facts | effort | unperturbed | {"gradient_norm": norms})
+    inputs = as_input(torch.from_numpy(test.inputs[scored]).to(device))
+    judgement = _judgement(classifier, scored, test.labels[scored], inputs)
+    return pd.DataFrame(judgement | facts | effort | unperturbed | {"gradient_norm": norms[scored]})
 
 
 def attacked_rows(
-    classifier: Classifier, test: Split, task, device: torch.device, budgets: dict[str, list[float]]
+    classifier: Classifier,
+    test: Split,
+    task,
+    device: torch.device,
+    budgets: dict[str, list[float]],
+    count: int | None = None,
 ) -> pd.DataFrame:
-    """Scores of the set crafted on the task's variant, then of each set crafted on a surrogate.
+    """Scores of the set crafted on the task's variant, if any, then of each set crafted on a surrogate.
 
     A minimal-norm attack's sets are scored as they are (epsilon infinite), and at each epsilon of their norm in
-    `budgets`.
+    `budgets`. count: of each set so many samples, the first ones; without it all.
     """
-    own = load_adversarial_set(Path(f"{task.variant.adversarial(task.attack)}.safetensors"))
-    unrounded = own.grid == "pre_quantizer"
-    seen = _rounded if unrounded and not task.variant.is_float else _as_crafted
-    frames = [_set_rows(classifier, test, own, budgets, seen, device, threat=own.threat, surrogate="")]
-    for surrogate in task.surrogates:
-        replayed = load_adversarial_set(Path(f"{surrogate.adversarial(task.attack)}.safetensors"))
-        facts = {"threat": "transfer", "surrogate": surrogate.name}
-        frames.append(_set_rows(classifier, test, replayed, budgets, seen, device, **facts))
-    # A float network has no input quantizer for a perturbation to come before.
-    grid = "" if unrounded and task.variant.is_float else own.grid
-    return pd.concat(frames, ignore_index=True).assign(grid=grid, gradient_norm=np.nan)
+    frames = []
+    for crafted_on in task.crafted_on:
+        crafted = load_adversarial_set(Path(f"{crafted_on.adversarial(task.attack)}.safetensors")).first(count)
+        unrounded = crafted.grid == "pre_quantizer"
+        seen = _seen_by(classifier) if unrounded else _as_crafted
+        own = crafted_on == task.variant
+        facts = {"threat": crafted.threat if own else "transfer", "surrogate": "" if own else crafted_on.name}
+        # A float network has no input quantizer for a perturbation to come before.
+        facts["grid"] = "" if unrounded and task.variant.is_float else crafted.grid
+        frames.append(_set_rows(classifier, test, crafted, budgets, seen, device, **facts))
+    return pd.concat(frames, ignore_index=True).assign(gradient_norm=np.nan)
 
 
 def predictions(classifier: Classifier, inputs: Tensor) -> np.ndarray:
     """The predicted classes, int64 [N], of inputs [N, C, H, W] in [0, 1]."""
     with evaluating(classifier), torch.no_grad():
         return torch.cat([classifier(batch).argmax(1) for batch in inputs.split(BATCH_SIZE)]).cpu().numpy()
+
+
+def detections(classifier: Classifier, inputs: Tensor) -> np.ndarray | None:
+    """What a detector takes for adversarial, bool [N], of inputs [N, C, H, W] in [0, 1]; None without a detector."""
+    if not isinstance(classifier, Filtered) or classifier.filter.suspicion is None:
+        return None
+    with evaluating(classifier), torch.no_grad():
+        return torch.cat([classifier.detected(batch) for batch in inputs.split(BATCH_SIZE)]).cpu().numpy()
 
 
 def gradient_norms(classifier: Classifier, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> np.ndarray:
@@ -137,7 +155,7 @@ def _set_rows(
             "eot_samples": adversarial_set.eot_samples,
         }
         sizes = {norm: distance(seen(inputs), originals).cpu().numpy() for norm, distance in DISTANCES.items()}
-        judgement = _judgement(samples, labels, predictions(classifier, inputs))
+        judgement = _judgement(classifier, samples, labels, inputs)
         frames.append(pd.DataFrame(judgement | facts | sizes | threat))
     return pd.concat(frames, ignore_index=True)
 
@@ -146,9 +164,10 @@ def _as_crafted(inputs: Tensor) -> Tensor:
     return inputs
 
 
-def _rounded(inputs: Tensor) -> Tensor:
-    """What a quantizer makes of inputs: an epsilon of .002 can become one level, .0039."""
-    return nearest_levels(inputs) / LEVELS
+def _seen_by(classifier: Classifier) -> Callable[[Tensor], Tensor]:
+    """What the input quantizer, if any, makes of inputs: an epsilon of .002 can become one level of 8 bits, .0039."""
+    quantizers = [module for module in classifier.modules() if isinstance(module, FrozenInput)]
+    return quantizers[0].rounded if quantizers else _as_crafted
 
 
 def _by_epsilon(
@@ -161,5 +180,7 @@ def _by_epsilon(
         yield epsilon, 0, adversarial_set.within(epsilon, originals)
 
 
-def _judgement(samples: np.ndarray, labels: np.ndarray, prediction: np.ndarray) -> dict[str, Any]:
-    return {"sample": samples, "label": labels, "prediction": prediction, "correct": prediction == labels}
+def _judgement(classifier: Classifier, samples: np.ndarray, labels: np.ndarray, inputs: Tensor) -> dict[str, Any]:
+    prediction = predictions(classifier, inputs)
+    judged = {"sample": samples, "label": labels, "prediction": prediction, "correct": prediction == labels}
+    return judged | {"detected": detections(classifier, inputs)}

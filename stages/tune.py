@@ -14,8 +14,8 @@ import torch
 import yaml
 
 from stages import plugins
+from stages.artifacts.classifiers import load_classifier
 from stages.artifacts.datasets import load_dataset
-from stages.artifacts.networks import load_classifier
 from stages.attack import BATCH_SIZE, threat_of
 from stages.attacks.attacked import Attacked
 from stages.datasets.arrays import evaluation_samples

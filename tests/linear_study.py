@@ -13,6 +13,7 @@ from stages.datasets.arrays import Dataset, Split
 from stages.datasets.tensors import as_input
 from stages.params import load_params
 from stages.plan import tasks
+from stages.quantization.frozen_layers import FrozenInput
 from tests.attacks.linear import linear_classifier
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +58,8 @@ class LinearStudy:
         last = classifier.network.last
         last.weight.data *= self.logits_scale
         last.bias.data *= self.logits_scale
+        if scheme == "int8":
+            classifier.input = FrozenInput((0.0,), 1.0)  # only says on which grid the quantized network has its inputs
         return classifier
 
     def run(self, rule: str, item: str) -> None:

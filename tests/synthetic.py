@@ -141,7 +141,8 @@ def _rows(variant, labels, correct, **columns):
             "flips": 0,
         }
         | {"sample": samples, "label": labels, "prediction": np.where(correct, labels, (labels + 1) % CLASSES)}
-        | {"correct": correct, "l0": 0, "l1": np.float32(0), "l2": np.float32(0), "linf": np.float32(0)}
+        | {"correct": correct, "detected": None}
+        | {"l0": 0, "l1": np.float32(0), "l2": np.float32(0), "linf": np.float32(0)}
         | {"forwards": 1.0, "backwards": 0.0, "eot_samples": 0, "stochastic": False, "gradient_norm": np.nan}
         | columns
     )

@@ -9,8 +9,9 @@ import pytest
 import torch
 import yaml
 
+from stages.artifacts.classifiers import load_classifier
 from stages.artifacts.datasets import save_dataset
-from stages.artifacts.networks import load_classifier, load_description, load_network
+from stages.artifacts.networks import load_description, load_network
 from stages.datasets.arrays import Dataset, Split, calibration_samples
 from stages.defenses import fast_at, jacobian, none
 from stages.params import load_params
@@ -37,13 +38,15 @@ class Killed(Exception):
 class Project:
     """A study's working directory with a prepared dataset of 120 small images."""
 
-    def __init__(self, folder: Path, monkeypatch):
+    def __init__(self, folder: Path, monkeypatch, **changes):
         written = yaml.safe_load((ROOT / "studies/smoke/params.yaml").read_text())
         written["grid"] |= {"schemes": ["fp32", "int8", "w4a4", "w1a1"], "defenses": ["none", "fast_at", "jacobian"]}
         written["grid"]["also"] = []
         written["training"] |= {"epochs": 3, "batch_size": 20}
         written["schemes"] = {"int8": {}, "w4a4": {"epochs": 2}, "w1a1": {"epochs": 2}}
         written["precision"] = "fp32"
+        for section, values in changes.items():
+            written[section] |= values
         (folder / "params.yaml").write_text(yaml.safe_dump(written))
         monkeypatch.chdir(folder)
         self.params = load_params()

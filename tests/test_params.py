@@ -48,6 +48,7 @@ WRITTEN = {
         "eot_samples": 1,
         "extended": False,
         "transfer": ["climb"],
+        "limits": {},
     },
     "report": {"quality_targets": {"digits": {"small": 0.5}}, "examples": 4},
 }
@@ -442,3 +443,77 @@ def test_presets_are_settings_that_the_default_study_could_have(tmp_path):
         file = tmp_path / f"{name}.yaml"
         file.write_text(json.dumps(written))
         assert set(load_params(file).attacks) == set(chosen["attacks"])
+
+
+@pytest.mark.parametrize(
+    ("limits", "sentence"),
+    [
+        ({"attacks": {"clim": {"samples": 2}}}, "attacks.clim: 'clim' is not listed in attacks, did you mean 'climb'?"),
+        ({"attacks": {"climb": {"samples": 41}}}, "attacks.climb.samples: 41 should be at most 40, evaluation.samples"),
+        (
+            {"attacks": {"climb": {"epsilons": [0.3]}}},
+            "attacks.climb.epsilons: 0.3 should be one of evaluation.epsilons.linf",
+        ),
+        (
+            {"attacks": {"climb": {"epsilons": [0]}}, "defenses": {"hard": {"epsilons": {"linf": ["8/255"]}}}},
+            "defenses.hard.epsilons: shares none with evaluation.limits.attacks.climb.epsilons, expected some",
+        ),
+        ({"defenses": {"soft": {"samples": 2}}}, "defenses.soft: 'soft' is unknown, expected one of: hard, none"),
+        ({"defenses": {"hard": {"sample": 2}}}, "defenses.hard.sample: unknown key, did you mean 'samples'?"),
+        (
+            {"defenses": {"hard": {"attacks": ["clim"]}}},
+            "defenses.hard.attacks: 'clim' is not listed in attacks, did you mean 'climb'?",
+        ),
+        (
+            {"defenses": {"hard": {"epsilons": {"linf": [0.5]}}}},
+            "defenses.hard.epsilons.linf: 0.5 should be one of evaluation.epsilons.linf",
+        ),
+    ],
+)
+def test_limits_that_limit_nothing_are_refused(load, limits, sentence):
+    with pytest.raises(ParamsError) as caught:
+        load(**{"evaluation.limits": limits})
+    assert f"params.yaml: evaluation.limits.{sentence}" in str(caught.value)
+
+
+def test_a_defense_says_how_it_trains_beside_its_settings(load):
+    params = load(**{"defenses.hard": {"epsilon": "8/255", "training": {"start": "undefended", "epochs": 3}}})
+    assert params.settings_of_defense("hard") == {"epsilon": 8 / 255}
+    assert params.retraining("hard") == {"start": "undefended", "epochs": 3}
+    assert params.retraining("none") == params.settings_of_defense("none") == {}
+
+
+@pytest.mark.parametrize(
+    ("training", "sentence"),
+    [
+        ({"epoch": 3}, "defenses.hard.training.epoch: unknown key, did you mean 'epochs'?"),
+        ({"start": "teacher"}, "defenses.hard.training.start: 'teacher' should be 'scratch' or 'undefended'"),
+        ({"epochs": 0}, "defenses.hard.training.epochs: 0 should be greater than or equal to 1"),
+        (7, "defenses.hard.training: 7 should be a mapping of keys to values"),
+    ],
+)
+def test_wrong_training_of_a_defense_is_refused(load, training, sentence):
+    with pytest.raises(ParamsError) as caught:
+        load(**{"defenses.hard": {"training": training}})
+    assert sentence in str(caught.value)
+
+
+def test_the_undefended_network_cannot_start_from_itself(load):
+    with pytest.raises(ParamsError) as caught:
+        load(**{"defenses.none": {"training": {"start": "undefended"}}})
+    assert "defenses.none.training.start: 'undefended' is that network itself, expected 'scratch'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("models", "sentence"),
+    [
+        (["smal"], "defenses.crowd.models: 'smal' is unknown, did you mean 'small'?"),
+        (["small"], "defenses.crowd.models: 'small' is the model that it defends, expected others"),
+    ],
+)
+def test_models_to_attack_in_training_are_others(load, tmp_path, models, sentence):
+    source = "def loss(network, inputs, labels, *, generator, sources, models: list = ('other',)): ..."
+    made_up_plugins.write(tmp_path / "stages" / "defenses" / "crowd.py", source)
+    with pytest.raises(ParamsError) as caught:
+        load(**{"grid.defenses": ["crowd"], "defenses.crowd": {"models": models}})
+    assert sentence in str(caught.value)

@@ -32,11 +32,13 @@ def test_a_variant_names_its_network_by_the_rule_that_makes_it():
         "train",
         "data/trained/d-m-fp32-none-s3",
     )
-    defended = replace(variant, defense="hard")
-    assert (defended.rule, defended.network) == ("defend", "data/defended/d-m-fp32-hard-s3")
+    defended = replace(variant, defense="fast_at")
+    assert (defended.rule, defended.network) == ("defend", "data/defended/d-m-fp32-fast_at-s3")
     quantized = replace(defended, scheme="w4")
-    assert (quantized.rule, quantized.network) == ("quantize", "data/quantized/d-m-w4-hard-s3")
+    assert (quantized.rule, quantized.network) == ("quantize", "data/quantized/d-m-w4-fast_at-s3")
     assert quantized.float_variant == defended
+    filtered = replace(quantized, defense="feature_squeezing")
+    assert (filtered.rule, filtered.network) == ("filter", "data/filtered/d-m-w4-feature_squeezing-s3")
     assert Variant(**quantized.parts) == quantized
 
 
@@ -124,14 +126,14 @@ def test_transfer_sets_are_those_of_the_other_variants_of_the_same_dataset_model
     score = job(params, "score", f"{target.name}-pgd")
     crafted = {path for path in score.inputs if path.startswith("data/adversarial/") and path.endswith(".safetensors")}
     assert crafted == {variant.adversarial("pgd") + ".safetensors" for variant in (target, *others)}
-    assert task_of(score, params).surrogates == tuple(others)
+    assert task_of(score, params).crafted_on == (target, *sorted(others, key=lambda other: other.name))
 
     own = job(params, "score", f"{target.name}-fgsm")
     assert [path for path in own.inputs if path.startswith("data/adversarial/")] == [
         f"data/adversarial/{target.name}-fgsm.json",
         f"data/adversarial/{target.name}-fgsm.safetensors",
     ]
-    assert task_of(own, params).surrogates == ()
+    assert task_of(own, params).crafted_on == (target,)
 
 
 @pytest.mark.parametrize("axis, value", [("seeds", [0, 1]), ("models", ["resnet8", "tiny_cnn"])])
@@ -152,7 +154,7 @@ def test_an_attack_depends_on_its_network_and_settings(params):
 def test_tasks_say_what_a_job_is_about(params):
     variant = Variant("fashion_mnist", "resnet8", "fp32", "none", 0)
     attack = task_of(job(params, "attack", f"{variant.name}-fgsm"), params)
-    assert (attack.dataset, attack.variant, attack.attack, attack.surrogates) == ("fashion_mnist", variant, "fgsm", ())
+    assert (attack.dataset, attack.variant, attack.attack, attack.crafted_on) == ("fashion_mnist", variant, "fgsm", ())
     clean = task_of(job(params, "score", f"{variant.name}-clean"), params)
     assert (clean.variant, clean.attack) == (variant, "clean")
     assert task_of(job(params, "train", variant.name), params).variant == variant
@@ -220,6 +222,7 @@ def test_what_a_job_asks_of_a_cluster_is_no_setting_of_any_job(params):
 
 def test_every_rule_of_the_plan_may_ask_for_its_own_resources(params):
     extended = params.model_copy(update={"evaluation": params.evaluation.model_copy(update={"extended": True})})
+    extended = changed(extended, defenses=["none", "fast_at", "feature_squeezing"])
     assert {job.rule for job in plan(extended)} == set(type(params.resources.rules).model_fields)
 
 
@@ -242,3 +245,90 @@ def test_an_extended_evaluation_probes_what_has_a_budget_or_gradients(params):
     assert {path for job in probes for path in job.outputs} <= set(jobs[-1].inputs)
     # Nothing else than the report changes where a study asks for it.
     assert {job.rule for job in set(plan(params)) - set(jobs)} == {"report"}
+
+
+def test_a_filter_stands_before_the_undefended_network_of_the_same_number_format(params):
+    params = changed(params, schemes=["int8"], defenses=["feature_squeezing"], also=[])
+    name = "fashion_mnist-resnet8-{}-feature_squeezing-s0"
+    assert [variant.name for variant in networks(params)] == [
+        "fashion_mnist-resnet8-fp32-none-s0",
+        name.format("fp32"),
+        "fashion_mnist-resnet8-int8-none-s0",
+        name.format("int8"),
+    ]
+    filtered = job(params, "filter", name.format("int8"))
+    assert {Path(path).stem for path in filtered.inputs} == {
+        "fashion_mnist",
+        "fashion_mnist-resnet8-int8-none-s0",
+        name.format("fp32"),  # what it has learned
+    }
+    assert filtered.params == ("device", "precision", "threads")
+    assert filtered.outputs[0] == f"data/filtered/{name.format('int8')}.json"
+    attack = job(params, "attack", f"{name.format('int8')}-pgd")
+    assert attack.inputs[2] == filtered.outputs[0]
+    assert "stages/defenses/feature_squeezing.py" in attack.modules
+
+
+def test_a_filter_is_not_diagnosed_since_its_network_was_quantized_without_it(params):
+    extended = params.evaluation.model_copy(update={"extended": True})
+    params = changed(params, defenses=["none", "feature_squeezing"], also=[])
+    params = params.model_copy(update={"evaluation": extended})
+    diagnosed = [job.item for job in plan(params) if job.rule == "diagnose"]
+    assert diagnosed == [f"fashion_mnist-resnet8-{scheme}-none-s0" for scheme in ("fp32", "int8", "w4a4")]
+
+
+def test_a_defense_with_a_teacher_has_the_choice_among_the_undefended_networks_of_all_seeds(params):
+    params = changed(params, schemes=["int8"], defenses=["none", "distillation"], seeds=[1, 0], also=[])
+    student = Variant("fashion_mnist", "resnet8", "fp32", "distillation", 1)
+    defend = job(params, "defend", student.name)
+    teachers = [replace(student, defense="none", seed=seed) for seed in (1, 0)]
+    assert task_of(defend, params).teachers == tuple(teachers)
+    assert {f"{teacher.network}.safetensors" for teacher in teachers} <= set(defend.inputs)
+    # Quantization-aware training has the same loss.
+    assert task_of(job(params, "quantize", replace(student, scheme="int8").name), params).teachers == tuple(teachers)
+
+
+def test_a_defense_that_attacks_other_models_gets_undefended_networks_of_them(params):
+    params = params.model_copy(update={"defenses": {"ensemble_at": {"models": ["tiny_cnn"]}}})
+    params = changed(params, schemes=["fp32"], defenses=["ensemble_at"], also=[])
+    assert [variant.model for variant in networks(params)] == ["tiny_cnn", "resnet8"]
+    assert [variant.model for variant in variants(params)] == ["resnet8"]
+    defend = job(params, "defend", "fashion_mnist-resnet8-fp32-ensemble_at-s0")
+    assert "data/trained/fashion_mnist-tiny_cnn-fp32-none-s0.safetensors" in defend.inputs
+    assert "stages/models/tiny_cnn.py" in defend.modules
+
+
+def test_a_defense_may_start_from_the_undefended_network(params):
+    starts = {"fast_at": {"training": {"start": "undefended", "epochs": 2}}}
+    params = changed(params.model_copy(update={"defenses": starts}), schemes=["int8"], defenses=["fast_at"], also=[])
+    assert [variant.defense for variant in networks(params)] == ["none", "fast_at", "fast_at"]
+    assert task_of(job(params, "defend", "fashion_mnist-resnet8-fp32-fast_at-s0"), params).teachers == (
+        Variant("fashion_mnist", "resnet8", "fp32", "none", 0),
+    )
+    assert task_of(job(params, "quantize", "fashion_mnist-resnet8-int8-fast_at-s0"), params).teachers == ()
+
+
+def limited(params, **limits):
+    evaluation = {**params.values["evaluation"], "limits": limits}
+    return type(params).model_validate({**params.values, "evaluation": evaluation})
+
+
+def test_what_is_limited_is_attacked_less_and_replayed_on_nothing(params):
+    limits = {"samples": 20, "attacks": ["fgsm"], "epsilons": {"linf": [8 / 255]}}
+    asked_less = {"samples": 50, "epsilons": [0, 8 / 255]}
+    params = limited(params, defenses={"jacobian": limits}, attacks={"square": asked_less})
+    assert params.samples("none", "pgd") == 200 and params.samples("none", "square") == 50
+    assert params.samples("jacobian", "square") == 20 and params.epsilons("jacobian", "pgd") == [8 / 255]
+    assert params.epsilons("none", "square") == [0, 8 / 255] and len(params.epsilons("none", "pgd")) == 6
+    name = "fashion_mnist-resnet8-int8-jacobian-s0"
+    mine = [job for job in plan(params) if job.item.startswith(name)]
+    assert [job.item.removeprefix(f"{name}-") for job in mine if job.rule == "attack"] == ["fgsm"]
+    # PGD is replayed on it, from networks that are not limited.
+    replay = task_of(job(params, "score", f"{name}-pgd"), params)
+    assert {variant.defense for variant in replay.crafted_on} == {"none", "fast_at"}
+    assert "evaluation.limits.defenses.jacobian" in replay.job.params
+    other = job(params, "score", "fashion_mnist-resnet8-int8-none-s0-pgd")
+    assert not any("jacobian" in path for path in other.inputs)
+    asked = job(params, "attack", "fashion_mnist-resnet8-int8-none-s0-square")
+    assert "evaluation.limits.attacks.square" in asked.params
+    assert not any("limits" in key for key in job(params, "attack", "fashion_mnist-resnet8-int8-none-s0-pgd").params)

@@ -11,6 +11,8 @@ from stages import score
 from stages.artifacts.adversarial import load_adversarial_set
 from stages.datasets.arrays import evaluation_samples
 from stages.datasets.tensors import as_input
+from stages.defenses.filtered import Filtered
+from stages.defenses.input_filter import InputFilter
 from tests.linear_study import CLEAN_MISTAKES, L2_EPSILONS, TEST_IMAGES, LinearStudy
 
 FLOAT, INT8 = "fashion_mnist-tiny_cnn-fp32-none-s0", "fashion_mnist-tiny_cnn-int8-none-s0"
@@ -33,6 +35,7 @@ TYPES = {
     "label": "int64",
     "prediction": "int64",
     "correct": "bool",
+    "detected": "object",  # null without a detector
     "l0": "int64",
     "l1": "float32",
     "l2": "float32",
@@ -264,3 +267,53 @@ def test_before_a_quantizer_sizes_are_those_after_its_rounding(tmp_path, monkeyp
     study = LinearStudy(tmp_path, monkeypatch, grid="pre_quantizer", **budgets)
     rows = attacked_and_scored(study, "fgsm", variant)
     np.testing.assert_allclose(rows.loc[rows["epsilon"] == 0.002, "linf"], realised, rtol=1e-4)
+
+
+class Doubtful(InputFilter):
+    """Halves inputs, and suspects bright ones."""
+
+    def forward(self, inputs):
+        return inputs / 2
+
+    def suspicion(self, logits_of, inputs):
+        return inputs.flatten(1).mean(1)
+
+
+def test_a_detector_is_asked_of_every_input(study, monkeypatch):
+    attacked_and_scored(study, "pgd")
+    load = study.classifier
+
+    def filtered(path, device):
+        classifier = load(path)
+        defended = Filtered(classifier.network, Doubtful(), classifier.input_shape, classifier.num_classes)
+        defended.filter.threshold.fill_(0.5)
+        return defended
+
+    monkeypatch.setattr(score, "load_classifier", filtered)
+    clean = scored(study, f"{FLOAT}-clean")
+    bright = study.test.inputs.reshape(len(clean), -1).mean(1) / 255 > 0.5
+    assert clean["detected"].tolist() == bright.tolist() and 0 < bright.sum() < len(bright)
+    rows = scored(study, f"{FLOAT}-pgd")
+    crafted = load_adversarial_set(Path(f"data/adversarial/{FLOAT}-pgd.safetensors"))
+    own = rows[(rows["surrogate"] == "") & (rows["epsilon"] == EPSILONS[-1])]
+    (row,) = np.flatnonzero(np.isclose(crafted.epsilons, EPSILONS[-1]))
+    brightness = crafted.inputs[row].reshape(len(own), -1).mean(1)
+    assert own["detected"].tolist() == (brightness > 0.5).tolist()
+    predictions = linear_predictions(load, crafted.inputs[row] / 2)
+    assert own["prediction"].tolist() == predictions
+
+
+def linear_predictions(load, inputs):
+    with torch.no_grad():
+        return load(Path(f"data/trained/{FLOAT}"))(torch.from_numpy(inputs)).argmax(1).tolist()
+
+
+def test_of_a_defense_that_takes_long_fewer_samples_are_scored(tmp_path, monkeypatch):
+    limits = {"defenses": {"none": {"samples": 5, "attacks": ["fgsm"]}}}
+    study = LinearStudy(tmp_path, monkeypatch, limits=limits)
+    study.run("attack", f"{FLOAT}-fgsm")
+    assert len(load_adversarial_set(Path(f"data/adversarial/{FLOAT}-fgsm.safetensors")).labels) == 5
+    rows = scored(study, f"{FLOAT}-fgsm")
+    assert (rows.groupby("epsilon").size() == 5).all()
+    clean = scored(study, f"{FLOAT}-clean")
+    assert sorted(clean["sample"]) == sorted(set(rows["sample"])) and clean["gradient_norm"].notna().all()

@@ -1,7 +1,7 @@
 """Adversarial sets as safetensors and JSON: the same bytes for the same content."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 
@@ -66,6 +66,12 @@ class AdversarialSet:
         """
         near = self.distance[0] <= epsilon + EPSILON_TOLERANCE
         return np.where(near[:, None, None, None], self.inputs[0], originals)
+
+    def first(self, count: int | None) -> "AdversarialSet":
+        """The same of its first `count` samples; without a count, all of it."""
+        per_sample = {name: getattr(self, name)[:count] for name in ("labels", "samples")}
+        rest = [name for name in ADVERSARIAL_ARRAYS if name not in per_sample]
+        return replace(self, **per_sample, **{name: getattr(self, name)[:, :count] for name in rest})
 
     def __post_init__(self):
         per_sample, per_epsilon = self.labels.shape, (len(self.epsilons), *self.labels.shape)

@@ -5,12 +5,10 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from stages.classifier import Classifier
 from stages.models.layers import FloatLayers
 from stages.quantization.formats import Format
 from stages.quantization.frozen_layers import FrozenLayers, check_exact
@@ -61,19 +59,20 @@ def load_network(path: Path) -> tuple[nn.Module, dict]:
     """
     description = load_description(path)
     network = build(description)
-    try:
-        network.load_state_dict(load_file(Path(path).with_suffix(".safetensors")))
-    except SafetensorError as error:
-        raise ValueError(f"{path}.safetensors: is damaged, expected the tensors of a network: {error}") from error
-    except RuntimeError as error:
-        raise ValueError(f"{path}: tensors do not fit the {description['model']} of its JSON file: {error}") from error
+    load_tensors(path, network, description)
     if description["format"] is not None:
         check_exact(network, description["input_shape"])
     return network.eval(), description
 
 
-def load_classifier(path: Path, device: torch.device | str = "cpu") -> Classifier:
-    """The classifier to attack and score: the network of `path`, parameters frozen, on `device`."""
-    network, description = load_network(path)
-    network.requires_grad_(False).to(device, memory_format=torch.channels_last)
-    return Classifier(network, tuple(description["input_shape"]), len(description["classes"]))
+def load_tensors(path: Path, module: nn.Module, description: dict) -> None:
+    """Loads what `save_network` wrote into a module that was built from its description.
+
+    Raises ValueError if they do not fit.
+    """
+    try:
+        module.load_state_dict(load_file(Path(path).with_suffix(".safetensors")))
+    except SafetensorError as error:
+        raise ValueError(f"{path}.safetensors: is damaged, expected the tensors of a network: {error}") from error
+    except RuntimeError as error:
+        raise ValueError(f"{path}: tensors do not fit the {description['model']} of its JSON file: {error}") from error

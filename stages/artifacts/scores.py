@@ -27,6 +27,7 @@ SCORES = pa.schema(
         "label": pa.int64(),
         "prediction": pa.int64(),
         "correct": pa.bool_(),
+        "detected": pa.bool_(),
         "l0": pa.int64(),
         "l1": pa.float32(),
         "l2": pa.float32(),

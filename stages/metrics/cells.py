@@ -9,7 +9,7 @@ from stages.norms import FULL_RANGES
 VARIANT = ["dataset", "model", "scheme", "defense", "seed"]
 DISTANCES = ["l0", "l1", "l2", "linf"]
 EFFORT = ["forwards", "backwards", "eot_samples"]
-OUTCOME = ["correct", *DISTANCES, *EFFORT, "stochastic", "gradient_norm"]
+OUTCOME = ["correct", "detected", *DISTANCES, *EFFORT, "stochastic", "gradient_norm"]
 
 
 class Cell(NamedTuple):
@@ -64,7 +64,7 @@ class Cell(NamedTuple):
         return self.is_attacked and self.is_unbounded and self.threat != "transfer"
 
 
-# Per cell the rows of its samples: index `sample`, columns `OUTCOME`.
+# Per cell the rows of its samples: index `sample`, columns `OUTCOME` and `withstood`.
 Outcomes = dict[Cell, pd.DataFrame]
 
 
@@ -81,15 +81,26 @@ def outcomes(scores: pd.DataFrame) -> Outcomes:
     if nulls.any():
         raise ValueError(f"scores: column '{nulls.idxmax()}' has a null, expected a value, or empty text, in every row")
     groups = (
-        scores.astype({"correct": bool})
+        scores.astype({"correct": bool, "detected": float})
+        .assign(withstood=_withstood)
         .sort_values("sample")
         .set_index("sample")
-        .groupby(list(Cell._fields), sort=False)[OUTCOME]
+        .groupby(list(Cell._fields), sort=False)[[*OUTCOME, "withstood"]]
     )
     cells = {Cell(*key): rows for key, rows in groups}
     for cell, rows in cells.items():
         _refuse_incomplete(cell, rows, cells)
     return cells
+
+
+def _withstood(scores: pd.DataFrame) -> pd.Series:
+    """1 where a sample comes to no harm, for there is a detector that may reject it; null where there is none.
+
+    An attacked sample is rejected or classified correctly, a clean one has to be accepted too.
+    """
+    rejected, correct = scores["detected"] == 1, scores["correct"]
+    unharmed = (correct & ~rejected).where(scores["threat"] == "clean", correct | rejected)
+    return unharmed.astype(float).where(scores["detected"].notna())
 
 
 def _refuse_incomplete(cell: Cell, rows: pd.DataFrame, cells: Outcomes) -> None:

@@ -12,10 +12,11 @@ from stages.metrics.intervals import t_interval, wilson
 from stages.metrics.worst_case import worst_case
 from stages.norms import EPSILON_TOLERANCE
 
-MEANS = ["accuracy", *(f"mean_{norm}" for norm in DISTANCES), *EFFORT]
+DETECTION = ["detected", "accuracy_with_detector"]
+MEANS = ["accuracy", *DETECTION, *(f"mean_{norm}" for norm in DISTANCES), *EFFORT]
 COLUMNS = [
     *Cell._fields,
-    *("n", "accuracy", "ci_low", "ci_high", *(f"mean_{norm}" for norm in DISTANCES), *EFFORT, "flags"),
+    *("n", "accuracy", "ci_low", "ci_high", *DETECTION, *(f"mean_{norm}" for norm in DISTANCES), *EFFORT, "flags"),
 ]
 FOOTPRINT = ["parameters", "macs", "weight_bytes", "peak_activation_bytes"]
 THREATS = ["clean", "white_box", "adaptive", "black_box", "transfer", "bit_flip", "noise", "worst_case"]
@@ -35,6 +36,9 @@ def results(
     - `seed` is text: a number or `all`.
     - `n` counts what the interval is over: samples (95 % Wilson interval), or seeds in rows `all` (95 % t-interval).
     - `accuracy`, `ci_low`, `ci_high` are in [0,1], over all evaluated samples: a clean mistake counts as not robust.
+    - `detected` is the share of inputs that a detector rejects (in clean rows: wrongly), `accuracy_with_detector` that
+      of samples that come to no harm: attacked ones that are rejected or correct, clean ones accepted and correct.
+      Missing without a detector, and `detected` in the worst case, where it would be another input for each sample.
     - `mean_l0` (values), `mean_l1`, `mean_l2`, `mean_linf` (input units) are over the samples that were correct clean
       and whose attack succeeded; missing where there is none, and in clean rows.
     - `forwards`, `backwards` are means per sample. `eot_samples` counts the draws that a gradient averages: 0 without
@@ -120,6 +124,8 @@ def _row(cell: Cell, cells: Outcomes, flags: set[str]) -> dict:
         "n": len(rows),
         "correct": rows["correct"].sum(),
         "accuracy": rows["correct"].mean(),
+        "detected": rows["detected"].mean(),
+        "accuracy_with_detector": rows["withstood"].mean(),
         **{f"mean_{norm}": mean for norm, mean in distances.items()},
         **rows[EFFORT].mean(),
         "flags": ";".join(sorted(flags)),

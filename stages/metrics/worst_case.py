@@ -46,7 +46,8 @@ def _combined(cell: Cell, attacked: list[pd.DataFrame]) -> pd.DataFrame:
         raise ValueError(f"{cell.variant_name} at epsilon {cell.epsilon:.6g}: its attacks have no sample in common")
     attacked = [rows.loc[samples] for rows in attacked]
     correct = np.array([rows["correct"] for rows in attacked], dtype=bool)
-    columns = {"correct": correct.all(axis=0)}
+    columns = {"correct": correct.all(axis=0), "detected": np.nan}
+    columns["withstood"] = np.min([rows["withstood"] for rows in attacked], axis=0)
     for distance in DISTANCES:
         values = np.array([rows[distance] for rows in attacked], dtype=float)
         least = np.where(correct, np.inf, values).min(axis=0)

@@ -137,12 +137,17 @@ GLOSSARY = {
     "95 % interval": "Wilson's interval over images for one seed, Student's t-interval over several seeds.",
     "Digital": "Adversarial images are 8-bit images, so that epsilon in Linf is a multiple of 1/255.",
     "Pre-quantizer": "The change is real-valued and made before the sensor rounds.",
+    "Detected": "The share of inputs that a defense's detector rejects; in clean rows, wrongly.",
+    "Accuracy with detector": "Attacked images that are rejected or classified correctly, and clean ones that are "
+    "accepted and classified correctly. The attacks go for a wrong class and do not try to pass the detector.",
     "Flag": "A reason why a number must not be trusted, found by the evaluation itself.",
 }
 
 # Columns of the table, those that appear on demand, and those that stand above it where all rows agree.
 TEXT_COLUMNS = ["dataset", "model", "scheme", "defense", "seed", "threat", "attack", "surrogate", "norm"]
 EXTRA_COLUMNS = {
+    "detected": ("Detected", "percent"),
+    "accuracy_with_detector": ("Accuracy with detector", "percent"),
     "mean_l0": ("Mean L0", "count"),
     "mean_l1": ("Mean L1", "distance"),
     "mean_l2": ("Mean L2", "distance"),

@@ -15,6 +15,7 @@ from stages.training.augmentation import crop_and_flip
 from stages.training.checkpoint import Checkpoint, momentum_of, restore_momentum, with_prefix, without_prefix
 
 Loss = Callable[..., Tensor]  # loss(network, inputs, labels, *, generator) -> mean over the batch
+Validate = Callable[[nn.Module, "Samples", torch.dtype], float]  # what the history says of each epoch
 Robustness = Callable[..., float]  # robustness(network, inputs, labels, *, generator) -> accuracy in [0,1]
 
 COLLAPSE = 0.5  # robust accuracy on validation data below this share of its best so far stops the training
@@ -70,15 +71,17 @@ def train(
     seed: int,
     dtype: torch.dtype,
     checkpoint: Checkpoint,
+    validate: Validate = accuracy,
     robustness: Robustness | None = None,
     label: str = "train",
 ) -> list[dict]:
     """Trains `network` in place and returns its history, one dict an epoch.
 
     `dtype` is what convolutions compute in (autocast). After each epoch the checkpoint is replaced, and a training
-    that finds one goes on from it to the same bytes; removing it is the caller's, once the result is safe. Where the
-    loss comes with a `robustness` measure (fast adversarial training), it is taken on validation data before the
-    first and after each epoch; if it collapses, training stops and the most robust network so far comes back.
+    that finds one goes on from it to the same bytes; removing it is the caller's, once the result is safe. `validate`
+    is what is measured on validation data after each epoch. Where the loss comes with a `robustness` measure (fast
+    adversarial training), it is taken on validation data before the first and after each epoch; if it collapses,
+    training stops and the most robust network so far comes back.
     """
     device = train_samples.labels.device
     generator = torch.Generator().manual_seed(seed)
@@ -117,12 +120,12 @@ def train(
         while len(history) < schedule.epochs and not _collapsed(robust):
             epoch = len(history)
             mean_loss = _epoch(network, loss, train_samples, schedule, epoch, optimizer, generator, dtype, progress)
-            entry = {"epoch": epoch + 1, "loss": mean_loss, "validation": accuracy(network, validation_samples, dtype)}
+            entry = {"epoch": epoch + 1, "loss": mean_loss, "validation": validate(network, validation_samples, dtype)}
             if robustness:
                 note_robustness()
                 entry["robust_validation"] = robust[-1]
             history.append(entry)
-            progress.set_postfix(loss=f"{mean_loss:.3f}", validation=f"{entry['validation']:.1%}")
+            progress.set_postfix(loss=f"{mean_loss:.3f}", validation=f"{entry['validation']:.3f}")
             checkpoint.save(
                 {
                     **with_prefix("network", network.state_dict()),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from stages.artifacts.networks import load_classifier
+from stages.artifacts.classifiers import load_classifier
 from stages.classifier import Classifier
 from tests.quantization.small_networks import images
 

@@ -37,6 +37,8 @@ def rows(correct, total=200, gradient_norm=np.nan, eot_samples=1, stochastic=Fal
     """The first `correct` samples are classified correctly."""
     columns = {
         "correct": np.arange(total) < correct,
+        "detected": np.nan,
+        "withstood": np.nan,
         **dict.fromkeys(DISTANCES, 0.1),
         "forwards": 1.0,
         "backwards": 0.0,

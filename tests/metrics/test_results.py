@@ -49,9 +49,10 @@ def by_hand():
         ),
         pd.DataFrame(noise | {"correct": [True, False, True], "l0": 3, "l1": 0.5, "l2": 0.1, "linf": 0.02}),
     ]
+    unknown = {"detected": None, "stochastic": False}
     effort = [(1.0, 0.0, 0), (11.0, 10.0, 1), (1.0, 0.0, 0)]
     scored = [
-        frame.assign(**shared, flips=0, **dict(zip(EFFORT, spent, strict=True)), stochastic=False, gradient_norm=1.0)
+        frame.assign(**shared, **unknown, flips=0, **dict(zip(EFFORT, spent, strict=True)), gradient_norm=1.0)
         for frame, spent in zip(frames, effort, strict=True)
     ]
     return pd.concat(scored, ignore_index=True)
@@ -78,6 +79,7 @@ def test_results_of_a_case_computed_by_hand():
 def test_the_columns_are_those_of_the_design(table):
     assert ",".join(table.columns) == (
         "dataset,model,scheme,defense,seed,threat,surrogate,attack,norm,grid,epsilon,flips,n,accuracy,ci_low,ci_high,"
+        "detected,accuracy_with_detector,"
         "mean_l0,mean_l1,mean_l2,mean_linf,forwards,backwards,eot_samples,flags"
     )
 
@@ -246,3 +248,21 @@ def test_variants_table():
         "data,net,fp32,none,0,4,3,8,1\n"
         "data,net,int8,none,0,4,3,2,1\n"
     )
+
+
+def test_a_detector_rejects_what_it_takes_for_adversarial():
+    scores = by_hand()
+    detected = {"clean": [True, False, False, False], "pgd": [True, True, False], "noise": [False, True, False]}
+    for attack, rejected in detected.items():
+        scores.loc[scores["attack"] == attack, "detected"] = rejected
+    table = results(scores, {}).set_index("attack")
+    assert table.loc["clean", "detected"] == 0.25 and table.loc["clean", "accuracy_with_detector"] == 0.5
+    assert table.loc["pgd", "detected"] == pytest.approx(2 / 3)
+    assert table.loc["pgd", "accuracy_with_detector"] == pytest.approx(2 / 3)
+    assert table.loc["noise", "accuracy_with_detector"] == 1
+    # Under one attack or the other, the third sample comes to harm.
+    assert table.loc["all", "accuracy_with_detector"] == pytest.approx(2 / 3) and np.isnan(table.loc["all", "detected"])
+
+
+def test_without_a_detector_nothing_is_said_of_it(table):
+    assert table[["detected", "accuracy_with_detector"]].isna().all(axis=None)

@@ -14,7 +14,7 @@ def cell(threat, attack, epsilon=8 / 255, norm="linf", surrogate=""):
 def rows(correct, samples=None, distance=0.1, forwards=1.0):
     correct = np.array(correct, dtype=bool)
     index = np.arange(len(correct)) if samples is None else samples
-    columns = {"correct": correct, **dict.fromkeys(DISTANCES, distance)}
+    columns = {"correct": correct, "withstood": np.nan, **dict.fromkeys(DISTANCES, distance)}
     return pd.DataFrame(
         columns | {"forwards": forwards, "backwards": 0.0, "eot_samples": 1, "stochastic": False}, index=index
     )
@@ -33,6 +33,13 @@ def test_a_sample_is_robust_where_no_attack_succeeds():
 def test_only_samples_common_to_all_attacks_count():
     worst = worst_case({PGD: rows([1, 1, 1], samples=[2, 4, 6]), NOISE: rows([0, 1, 1], samples=[4, 6, 8])})
     assert worst[PGD.worst_case]["correct"].to_dict() == {4: False, 6: True}
+
+
+def test_where_a_detector_may_reject_a_sample_is_harmed_that_comes_to_harm_under_any_attack():
+    attacks = {PGD: rows([1, 0, 0]), NOISE: rows([1, 1, 1])}
+    attacks[PGD]["withstood"], attacks[NOISE]["withstood"] = [1.0, 1.0, 0.0], [1.0, 1.0, 1.0]
+    worst = worst_case(attacks)[PGD.worst_case]
+    assert worst["withstood"].tolist() == [1, 1, 0] and worst["detected"].isna().all()
 
 
 def test_no_common_sample_is_refused():

@@ -1,0 +1,36 @@
+"""Classifiers as artifacts: a network, or a filter and the network behind it, whole in one file."""
+
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from stages.artifacts.networks import build, load_description, load_tensors
+from stages.classifier import Classifier
+from stages.defenses.filtered import Filtered
+from stages.quantization.frozen_layers import check_exact
+
+
+def load_classifier(path: Path, device: torch.device | str = "cpu") -> Classifier:
+    """The classifier to attack and score: what is at `path`, parameters frozen, on `device`.
+
+    Raises ValueError if tensors and description do not fit, or if sums of integer layers would not be exact.
+    """
+    description = load_description(path)
+    shape, classes = tuple(description["input_shape"]), len(description["classes"])
+    classifier = Classifier(build(description), shape, classes)
+    if "filter" in description:
+        classifier = Filtered(classifier.network, build_filter(description), shape, classes)
+        load_tensors(path, classifier, description)
+    else:
+        load_tensors(path, classifier.network, description)
+    if description["format"] is not None:
+        check_exact(classifier.network, shape)
+    classifier.requires_grad_(False).to(device, memory_format=torch.channels_last)
+    return classifier.eval()
+
+
+def build_filter(description: dict) -> torch.nn.Module:
+    """The filter that a classifier's description names, not fitted yet."""
+    plugin = import_module(f"stages.defenses.{description['filter']['defense']}")
+    return plugin.filter(tuple(description["input_shape"]), **description["filter"]["settings"])

@@ -1,0 +1,55 @@
+"""Puts a filter before a network that was trained without it, and fits what the filter learns."""
+
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from stages.artifacts.classifiers import build_filter, load_classifier
+from stages.artifacts.datasets import load_dataset
+from stages.artifacts.networks import load_network, save_network
+from stages.datasets.tensors import as_input
+from stages.defenses.filtered import Filtered, set_threshold
+from stages.runtime import configure, training_dtype
+from stages.seeds import seed_of
+from stages.train import samples
+from stages.training.checkpoint import Checkpoint
+
+FALSE_POSITIVES = 0.05  # of clean validation samples, what a detector takes for adversarial
+
+
+def run(task, params, outputs) -> None:
+    """Runs a filter job: of a float network, what the filter learns is fitted; others get that of the float network.
+
+    The threshold of a detector is each network's own, from clean validation data.
+    """
+    device = configure(params)
+    variant = task.variant
+    plugin = import_module(f"stages.defenses.{variant.defense}")
+    settings = params.settings_of_defense(variant.defense)
+    dataset = load_dataset(Path(f"{variant.prepared}.safetensors"))
+    network, description = load_network(Path(variant.undefended.network))
+    description["variant"] = variant.parts
+    description["filter"] = {"defense": variant.defense, "settings": settings}
+    description["history"] = []
+
+    torch.manual_seed(seed_of(variant.name, "initialisation"))
+    filter = build_filter(description)
+    filtered = Filtered(network, filter, tuple(description["input_shape"]), len(description["classes"]))
+    filtered.requires_grad_(False).to(device, memory_format=torch.channels_last).eval()
+    if not variant.is_float:
+        fitted = load_classifier(Path(variant.float_variant.network), device)
+        filter.load_state_dict(fitted.filter.state_dict())
+    elif hasattr(plugin, "fit"):
+        description["history"] = plugin.fit(
+            filter,
+            samples(dataset.train, device),
+            samples(dataset.val, device),
+            seed=seed_of(variant.name, "training"),
+            dtype=training_dtype(params, device),
+            checkpoint=Checkpoint(outputs.checkpoint),
+            label=task.job.name,
+            **settings,
+        )
+    set_threshold(filtered, as_input(samples(dataset.val, device).inputs), FALSE_POSITIVES)
+    save_network(outputs, variant.network, filtered, description)
