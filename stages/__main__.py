@@ -78,7 +78,7 @@ def _parser(command: list[str]) -> argparse.ArgumentParser:
     plan.add_argument("--check", action="store_true", help="change nothing, fail if they are out of date")
     commands.add_parser("summary", help="print the end table of the last run")
     commands.add_parser("attacks", help="list the attacks with their settings")
-    shown = commands.add_parser("preset", help="print the settings of published evaluations, for params.yaml")
+    shown = commands.add_parser("preset", help="print settings of attacks: published, or strong ones")
     shown.add_argument("name", choices=presets(), metavar="NAME", help=f"one of: {', '.join(presets())}")
     tuning = commands.add_parser("tune", help="double the attacks' budgets while that helps, on validation data")
     tuning.add_argument(
@@ -117,12 +117,12 @@ def _plan(check: bool) -> None:
 
 
 def presets() -> list[str]:
-    """Names of the published evaluations whose settings are in stages/attacks/presets/."""
+    """Names of the settings in stages/attacks/presets/: of published evaluations, and strong ones."""
     return sorted(file.stem for file in PRESETS.glob("*.yaml"))
 
 
 def preset(name: str) -> str:
-    """The settings of a published evaluation, as YAML with its source."""
+    """Settings of attacks, as YAML with their source."""
     return (PRESETS / f"{name}.yaml").read_text(encoding="utf-8")
 
 
