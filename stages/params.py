@@ -169,6 +169,7 @@ class Evaluation(Section):
     eot_samples: Count
     extended: bool
     transfer: Annotated[list[str], UNIQUE]
+    surrogates: Literal["all", "related"]
     limits: Limits
 
 

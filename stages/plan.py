@@ -184,12 +184,18 @@ def sources(params: Params, variant: Variant) -> tuple[Variant, ...]:
 
 
 def surrogates(params: Params, target: Variant) -> list[Variant]:
-    """The other variants of the same dataset, model and seed, so that adding a seed or a model changes no target."""
-    return [
+    """The other variants of the same dataset, model and seed, so that adding a seed or a model changes no target.
+
+    Related ones share the target's number format or its defense.
+    """
+    others = [
         variant
         for variant in variants(params)
         if variant != target and replace(variant, scheme=target.scheme, defense=target.defense) == target
     ]
+    if params.evaluation.surrogates == "all":
+        return others
+    return [other for other in others if other.scheme == target.scheme or other.defense == target.defense]
 
 
 def tasks(params: Params) -> list[Task]:

@@ -48,6 +48,7 @@ WRITTEN = {
         "eot_samples": 1,
         "extended": False,
         "transfer": ["climb"],
+        "surrogates": "all",
         "limits": {},
     },
     "report": {"quality_targets": {"digits": {"small": 0.5}}, "examples": 4},
@@ -439,7 +440,7 @@ def test_presets_are_settings_that_the_default_study_could_have(tmp_path):
         written = yaml12.load((ROOT / "params.yaml").read_text())
         chosen = yaml12.load(preset(name))
         written["attacks"] = chosen["attacks"]
-        written["evaluation"] |= chosen["evaluation"] | {"transfer": []}
+        written["evaluation"] |= chosen.get("evaluation", {}) | {"transfer": []}
         file = tmp_path / f"{name}.yaml"
         file.write_text(json.dumps(written))
         assert set(load_params(file).attacks) == set(chosen["attacks"])

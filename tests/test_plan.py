@@ -308,6 +308,16 @@ def test_a_defense_may_start_from_the_undefended_network(params):
     assert task_of(job(params, "quantize", "fashion_mnist-resnet8-int8-fast_at-s0"), params).teachers == ()
 
 
+def test_related_surrogates_share_the_number_format_or_the_defense(params):
+    evaluation = params.evaluation.model_copy(update={"surrogates": "related"})
+    params = params.model_copy(update={"evaluation": evaluation})
+    target = Variant("fashion_mnist", "resnet8", "int8", "jacobian", 0)
+    assert {(other.scheme, other.defense) for other in surrogates(params, target)} == {
+        *(("int8", defense) for defense in ("none", "fast_at")),
+        *((scheme, "jacobian") for scheme in ("fp32", "w4a4")),
+    }
+
+
 def limited(params, **limits):
     evaluation = {**params.values["evaluation"], "limits": limits}
     return type(params).model_validate({**params.values, "evaluation": evaluation})

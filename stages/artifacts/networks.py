@@ -32,12 +32,17 @@ def describe(variant, dataset, format: Format | None) -> dict:
     return {
         "variant": asdict(variant),
         "model": variant.model,
-        "format": format and asdict(format),
+        "format": format and differing(format),
         "input_shape": list(dataset.input_shape),
         "classes": list(dataset.classes),
         "mean": list(dataset.mean),
         "std": dataset.std,
     }
+
+
+def differing(format: Format) -> dict[str, int]:
+    """The widths of a format but for those that all formats have unless they say otherwise."""
+    return {name: bits for name, bits in asdict(format).items() if bits != getattr(Format, name, None)}
 
 
 def save_network(outputs, stem: str, network: nn.Module, description: dict) -> None:
