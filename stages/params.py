@@ -39,10 +39,10 @@ def scheme_names() -> list[str]:
     return [FLOAT_SCHEME, *plugins.names("schemes")]
 
 
-def _known(kind: str):
+def _known(kind: str, *, or_none: bool = False):
     def check(name: str) -> str:
         known = scheme_names() if kind == "schemes" else plugins.names(kind)
-        if name not in known:
+        if name not in known and not (or_none and name == ""):
             raise PydanticCustomError("unknown_plugin", "{reason}", {"reason": f"is unknown{_nearest(name, known)}"})
         return name
 
@@ -69,6 +69,7 @@ DatasetName = Annotated[str, _known("datasets")]
 ModelName = Annotated[str, _known("models")]
 SchemeName = Annotated[str, _known("schemes")]
 DefenseName = Annotated[str, _known("defenses")]
+ClaimsName = Annotated[str, _known("claims", or_none=True)]
 Knobs = Annotated[dict[str, Any], BeforeValidator(_empty_section)]
 UNIQUE = AfterValidator(_unique)
 SOME = Field(min_length=1)
@@ -176,6 +177,7 @@ class Evaluation(Section):
 class Report(Section):
     quality_targets: dict[DatasetName, dict[ModelName, Fraction]]
     examples: Count
+    claims: ClaimsName  # empty: none
 
 
 class Override(Section):

@@ -18,6 +18,8 @@ RESULTS = "data/results"
 FIGURES = ("accuracy_vs_epsilon", "distance", "examples", "heatmap", "pareto", "transfer")
 WORST_CASE = f"{RESULTS}/worst_case.csv"
 
+CLAIMS = f"{RESULTS}/claims.csv"  # of a study that judges a paper's
+
 # Of an extended evaluation.
 DIAGNOSTIC_FIGURES = ("attribution", "boundary_distance", "gradient_cosine", "quantization_shift")
 DIAGNOSTICS = f"{RESULTS}/diagnostics.csv"
@@ -399,7 +401,9 @@ def _report(params: Params, judgements: list[Task]) -> Task:
     ]
     extended = params.evaluation.extended
     figures = [*FIGURES, *(DIAGNOSTIC_FIGURES if extended else ())]
-    tables = [f"{RESULTS}/results.csv", f"{RESULTS}/variants.csv", WORST_CASE, *([DIAGNOSTICS] if extended else [])]
+    claims = [params.report.claims] if params.report.claims else []
+    asked = [*([DIAGNOSTICS] if extended else []), *([CLAIMS] if claims else [])]
+    tables = [f"{RESULTS}/results.csv", f"{RESULTS}/variants.csv", WORST_CASE, *asked]
     job = Job(
         item="all",
         inputs=tuple(inputs),
@@ -407,7 +411,7 @@ def _report(params: Params, judgements: list[Task]) -> Task:
         outputs=(f"{RESULTS}/report.html", *(f"{RESULTS}/figures/{figure}.svg" for figure in figures)),
         tracked=tuple(tables),
         metrics=(f"{RESULTS}/metrics.json",),
-        **_code("report"),
+        **_code("report", claims=claims),
     )
     return Task(job)
 

@@ -37,6 +37,7 @@ CONTRACTS = {
     "schemes": Contract(("quantize",)),
     "defenses": Contract(("loss", "filter"), frozenset({"generator", "teacher", "sources"})),
     "attacks": Contract(("attack",), frozenset({"epsilons", "generator"})),
+    "claims": Contract(("claims",)),
 }
 
 OPERATORS = {

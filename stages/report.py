@@ -1,6 +1,7 @@
 """Report: the result table, the headline numbers, the figures and the page that shows them, from scores alone."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import pandas as pd
 
 from stages.artifacts.adversarial import AdversarialSet, load_adversarial_set
 from stages.artifacts.datasets import load_dataset
+from stages.claims.claim import Claim, claims_table
+from stages.claims.evidence import Evidence
 from stages.metrics.diagnostics import diagnostics_table
 from stages.metrics.results import (
     EPSILON_TOLERANCE,
@@ -75,6 +78,9 @@ def _texts(
         for name, figure in diagnostics.FIGURES.items()
     }
     tables = {} if diagnosed is None else {"diagnostics.csv": csv_text(diagnostics_table(diagnosed))}
+    judged = _judged(settings["report"]["claims"], Evidence(table, scores, diagnosed, variants, headlines))
+    if judged is not None:
+        tables["claims.csv"] = csv_text(claims_table(judged))
     return (
         figures
         | tables
@@ -84,9 +90,14 @@ def _texts(
             "variants.csv": csv_text(variants),
             "worst_case.csv": csv_text(worst_case_table(table, norm)),
             "metrics.json": json.dumps(metrics(table, norm, headlines[norm]), indent=2) + "\n",
-            "report.html": page(table, drawn, subjects, strip, settings["study"], settings),
+            "report.html": page(table, drawn, subjects, strip, settings["study"], settings, judged),
         }
     )
+
+
+def _judged(claims: str, evidence: Evidence) -> list[Claim] | None:
+    """The claims that a file of stages/claims/ judges; None where the study names none."""
+    return import_module(f"stages.claims.{claims}").claims(evidence) if claims else None
 
 
 def _gathered(job, folder: str) -> pd.DataFrame | None:

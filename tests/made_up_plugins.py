@@ -60,6 +60,8 @@ FILES = {
         def attack(classifier, inputs, labels, *, generator, steps: Count = 10): ...
     """,
     "attacks/result.py": "def judged(classifier): ...",
+    "claims/paper.py": "def claims(evidence): ...",
+    "claims/claim.py": "class Claim: ...",
 }
 
 

@@ -51,7 +51,7 @@ WRITTEN = {
         "surrogates": "all",
         "limits": {},
     },
-    "report": {"quality_targets": {"digits": {"small": 0.5}}, "examples": 4},
+    "report": {"quality_targets": {"digits": {"small": 0.5}}, "examples": 4, "claims": ""},
 }
 
 
@@ -140,6 +140,9 @@ def test_numbers_are_read_as_dvc_reads_them(load):
         ("schemes.fp32", {}, "schemes.fp32: is unknown, expected one of: w4, w8"),
         ("defenses.hard", {}, "defenses.hard.epsilon: is missing, expected a value"),
         ("defenses.hard.epsilon", "9/8", "defenses.hard.epsilon: '9/8' should be less than or equal to 1"),
+        ("report.claims", ..., "report.claims: is missing, expected a value"),
+        ("report.claims", "pape", "report.claims: 'pape' is unknown, did you mean 'paper'?"),
+        ("report.claims", "claim", "report.claims: 'claim' is unknown, expected one of: paper"),
         (
             "report.quality_targets",
             {"digits": {"smal": 1}},

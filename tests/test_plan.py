@@ -342,3 +342,11 @@ def test_what_is_limited_is_attacked_less_and_replayed_on_nothing(params):
     asked = job(params, "attack", "fashion_mnist-resnet8-int8-none-s0-square")
     assert "evaluation.limits.attacks.square" in asked.params
     assert not any("limits" in key for key in job(params, "attack", "fashion_mnist-resnet8-int8-none-s0-pgd").params)
+
+
+def test_a_study_that_judges_claims_has_a_table_of_them_and_their_code_in_its_report(params):
+    judging = params.model_copy(update={"report": params.report.model_copy(update={"claims": "deep_edge"})})
+    (report,) = set(plan(judging)) - set(plan(params))
+    assert set(report.tracked) - set(plan(params)[-1].tracked) == {"data/results/claims.csv"}
+    assert (report.code, report.modules) == ("report-deep_edge", ("stages/report.py", "stages/claims/deep_edge.py"))
+    assert plan(params)[-1].code == "report"

@@ -25,6 +25,7 @@ def test_plugins_are_the_files_that_define_the_folders_function(made_up):
     assert plugins.names("attacks") == ["ask", "climb", "near", "noise"]
     assert plugins.names("models") == ["small", "tall"]
     assert plugins.names("schemes") == ["w4", "w8"]
+    assert plugins.names("claims") == ["paper"]
 
 
 def test_source_is_relative_to_the_repository():

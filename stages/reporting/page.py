@@ -1,5 +1,7 @@
 """The report: one HTML file that needs nothing else."""
 
+from collections import Counter
+from math import isfinite
 from pathlib import Path
 
 import pandas as pd
@@ -8,6 +10,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from stages.claims.claim import NO, UNDECIDED, YES, Claim, shown
 from stages.metrics.flags import MEANINGS
 from stages.metrics.results import split_flags, variant_names
 from stages.reporting import diagnostics
@@ -143,6 +146,8 @@ GLOSSARY = {
     "Flag": "A reason why a number must not be trusted, found by the evaluation itself.",
 }
 
+ANSWERS = {YES: "holds", NO: "does not hold", UNDECIDED: "undecided"}
+
 # Columns of the table, those that appear on demand, and those that stand above it where all rows agree.
 TEXT_COLUMNS = ["dataset", "model", "scheme", "defense", "seed", "threat", "attack", "surrogate", "norm"]
 EXTRA_COLUMNS = {
@@ -166,11 +171,12 @@ def page(
     strip: list[Row],
     study: dict[str, str],
     settings: dict,
+    claims: list[Claim] | None = None,
 ) -> str:
     """The report as HTML, the same bytes for the same arguments.
 
     `diagnosed` is empty where the evaluation was not extended, and then the page has none of its sections. `study` has
-    the `title` and the `question`; `settings` are printed.
+    the `title` and the `question`; `settings` are printed. Without `claims` there is no section of them.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -193,6 +199,8 @@ def page(
         question=study["question"],
         findings=findings(results, groups),
         sections=sections,
+        claims=[_claim(claim) for claim in claims or ()],
+        answers=_answers(claims or []),
         name_groups=len(groups) > 1,
         series=list(dict.fromkeys(name for group in groups for name in series_names(group))),
         strip=strip,
@@ -203,6 +211,33 @@ def page(
         vega=Markup(vl_convert.javascript_bundle()),
         data=data,
     )
+
+
+def _claim(claim: Claim) -> dict[str, str]:
+    """What the table of claims shows of one; a missing number is a dash."""
+    interval = [claim.ci_low, claim.ci_high]
+    return {
+        "claim": claim.claim,
+        "paper": shown(claim.paper) or "–",
+        "ours": _number(claim.ours),
+        "interval": "–" if None in interval else " to ".join(map(_number, interval)),
+        "holds": ANSWERS[claim.holds],
+        "note": claim.note,
+    }
+
+
+def _number(value: float | None) -> str:
+    """Three digits, or all before the point."""
+    if value is None or not isfinite(value):
+        return "–" if value is None or value != value else "-∞" if value < 0 else "∞"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _answers(claims: list[Claim]) -> str:
+    """How many claims have each answer."""
+    counts = Counter(claim.holds for claim in claims)
+    named = ", ".join(f"{told}: {counts[answer]}" for answer, told in ANSWERS.items())
+    return f"Claims: {len(claims)}; {named}."
 
 
 def _sections(groups: list[Group], diagnosed: list[Diagnosed]) -> tuple[list[dict], list[dict]]:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages.metrics.paired import bootstrap_difference, mcnemar, on_common_samples, significantly_lower
+from stages.metrics.paired import mcnemar, on_common_samples, significantly_lower
 
 
 def pair(only_first, only_second, both=50):
@@ -45,22 +45,3 @@ def test_comparisons_are_on_common_samples_in_one_order():
 def test_no_common_sample_is_refused():
     with pytest.raises(ValueError, match="no sample in common"):
         mcnemar(pd.Series([True], index=[1]), pd.Series([True], index=[2]))
-
-
-def test_bootstrap_difference_is_the_paired_mean_and_repeats():
-    first, second = pair(30, 10, both=60)
-    difference = bootstrap_difference(first, second, seed=7)
-    assert difference.mean == pytest.approx(0.2)
-    assert difference == bootstrap_difference(first, second, seed=7)
-    # Differences are 1, -1 and 0 in shares .3, .1 and .6: deviation sqrt(.4 - .2^2) = .6, standard error .06.
-    assert difference.low == pytest.approx(0.2 - 1.96 * 0.06, abs=0.02)
-    assert difference.high == pytest.approx(0.2 + 1.96 * 0.06, abs=0.02)
-
-
-def test_bootstrap_difference_depends_on_pairing():
-    """The same two accuracies, once on the same samples: nothing is left to chance."""
-    same = pd.Series([True] * 50 + [False] * 50)
-    shifted = pd.Series([False] * 50 + [True] * 50)
-    assert bootstrap_difference(same, same.copy(), seed=0) == (0, 0, 0)
-    unpaired = bootstrap_difference(same, shifted, seed=0)
-    assert unpaired.low < -0.1 and unpaired.high > 0.1

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from stages.claims.claim import Claim, undecided
 from stages.metrics.flags import MEANINGS
 from stages.reporting.diagnostics import diagnosed
 from stages.reporting.examples import Picture, Row, png
@@ -17,9 +18,9 @@ EVALUATION = {"epsilons": {"linf": [0.0, 8 / 255], "l2": [0.2]}, "headline_epsil
 SETTINGS = {"study": STUDY, "evaluation": EVALUATION, "rate": 0.4, "defenses": {"fast_at": {"epsilon": 2 / 255}}}
 
 
-def html_of(study, strip=(), diagnosed=()):
+def html_of(study, strip=(), diagnosed=(), claims=None):
     _, table, groups = study
-    return page(table, groups, list(diagnosed), list(strip), STUDY, SETTINGS)
+    return page(table, groups, list(diagnosed), list(strip), STUDY, SETTINGS, claims)
 
 
 @pytest.fixture(scope="module")
@@ -232,3 +233,24 @@ def test_what_an_extended_evaluation_measured_has_its_sections(default_study):
     for name in DIAGNOSTIC_SECTIONS:
         assert f'<section id="{name}"' in extended and f'<section id="{name}"' not in plain
     assert "distribution of the cosine between float and quantized input gradients" in extended
+
+
+def test_claims_stand_before_the_figures_with_their_answers_in_words(default_study, html):
+    claims = [
+        Claim("accuracy <of> a", 87.5, 12.3456, 10.0, float("inf"), "yes", "50 images"),
+        Claim("ratio of b", "increases", 28232.1, float("-inf"), 30000.0, "no", ""),
+        Claim("c", "", float("nan"), 0.001234, 1.0, "undecided", ""),
+        undecided("d", 1, "pgd was not run"),
+    ]
+    told = html_of(default_study, claims=claims)
+    assert "Claims: 4; holds: 1, does not hold: 1, undecided: 2." in told
+    assert '<a href="#claims">' in told and told.index('id="claims"') < told.index('id="heatmap"')
+    rows = re.findall(r'<tr><th scope="row">([^<]*)</th>(<td.*?)</tr>', told.split('id="claims"')[1])
+    shown = {name: re.findall(r"<td[^>]*>(.*?)</td>", cells) for name, cells in rows}
+    assert shown == {
+        "accuracy &lt;of&gt; a": ["87.5", "12.3", "10 to ∞", "holds", "50 images"],
+        "ratio of b": ["increases", "28,232", "-∞ to 30,000", "does not hold", ""],
+        "c": ["–", "–", "0.00123 to 1", "undecided", ""],
+        "d": ["1", "–", "–", "undecided", "pgd was not run"],
+    }
+    assert "claims-title" not in html

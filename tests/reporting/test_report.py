@@ -82,13 +82,13 @@ class Inputs:
         save_adversarial_set(path, AdversarialSet(**facts, grid="digital", **costs, **arrays))
 
 
-def settings(headline=HEADLINE):
+def settings(headline=HEADLINE, claims=""):
     return {
         "study": {"title": "A study", "question": "What holds?"},
         "threads": 1,
         "data": {"mirror": "/nowhere", "validation": 10},
         "evaluation": {"headline_epsilon": {"linf": headline}},
-        "report": {"quality_targets": {"fashion_mnist": {"resnet8": 0.5}}, "examples": 4},
+        "report": {"quality_targets": {"fashion_mnist": {"resnet8": 0.5}}, "examples": 4, "claims": claims},
     }
 
 
@@ -104,13 +104,13 @@ def report_job(inputs, products=PRODUCTS):
     )
 
 
-def write_report(inputs, folder, headline=HEADLINE, **options):
+def write_report(inputs, folder, headline=HEADLINE, claims="", **options):
     def path(product):
         (folder / product).parent.mkdir(parents=True, exist_ok=True)
         return folder / product
 
     task = SimpleNamespace(job=report_job(inputs, **options))
-    run(task, SimpleNamespace(values=settings(headline)), SimpleNamespace(path=path))
+    run(task, SimpleNamespace(values=settings(headline, claims)), SimpleNamespace(path=path))
     return {file.name: file.read_bytes() for file in (folder / "data/results").rglob("*") if file.is_file()}
 
 
@@ -168,6 +168,21 @@ def test_probes_among_the_inputs_raise_their_flags(inputs, tmp_path):
     missed = table[table["flags"].str.contains("planted_missed")]
     assert set(missed["threat"]) == {"white_box", "worst_case"} and set(missed["scheme"]) == {"int8"}
     assert b"planted_missed" not in write_report(inputs, tmp_path / "without")["results.csv"]
+
+
+def test_claims_are_judged_where_the_study_asks_for_it(inputs, products, tmp_path):
+    asked = [*PRODUCTS, "claims.csv"]
+    written = write_report(inputs, tmp_path, claims="deep_edge", products=asked)
+    table = pd.read_csv(BytesIO(written["claims.csv"]))
+    assert list(table.columns) == ["claim", "paper", "ours", "ci_low", "ci_high", "holds", "note"]
+    assert set(table["holds"]) == {"undecided"}  # they are about another dataset
+    html = written["report.html"].decode()
+    assert html.count("<td>undecided</td>") == len(table) and "claims: deep_edge" in html
+    assert 'id="claims"' not in products["report.html"].decode()
+    others = {name: text for name, text in products.items() if name != "report.html"}
+    assert {name: written[name] for name in others} == others
+    with pytest.raises(ValueError, match=r"data/results/claims\.csv: not made by it"):
+        write_report(inputs, tmp_path, products=asked)
 
 
 def test_a_product_that_no_report_has_is_refused(inputs, tmp_path):

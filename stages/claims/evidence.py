@@ -1,0 +1,188 @@
+"""What claims are judged on: the results of a study, by network and attack."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import inf, isclose
+
+import numpy as np
+import pandas as pd
+
+from stages.claims.claim import Undecidable
+from stages.metrics.bootstrap import Estimate
+from stages.metrics.cells import Cell, Outcomes, outcomes
+from stages.metrics.results import at_epsilon, split_flags
+from stages.norms import EPSILON_TOLERANCE, FULL_RANGES
+
+Network = tuple[str, str]  # scheme and defense
+BY_SAMPLE = ["seed", "sample"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The results of a study, or of one of its datasets and models (`of`).
+
+    What is asked for one by one is a series over seeds and samples, its index; `Undecidable` says what was not run.
+    """
+
+    results: pd.DataFrame  # the result table
+    scores: pd.DataFrame  # one row a sample: all scores files
+    diagnostics: pd.DataFrame | None  # one row a number of a sample: all diagnostics files, if there are any
+    variants: pd.DataFrame  # one row a network with its footprint
+    headlines: dict[str, float]  # the headline epsilon of each norm
+
+    def of(self, dataset: str, model: str) -> "Evidence":
+        """What there is of one dataset and model; the other methods are to be asked of that."""
+        tables = {"results": self.results, "scores": self.scores, "variants": self.variants}
+        if self.diagnostics is not None:
+            tables["diagnostics"] = self.diagnostics
+        chosen = {
+            name: table[(table["dataset"] == dataset) & (table["model"] == model)] for name, table in tables.items()
+        }
+        return replace(self, **chosen)
+
+    @property
+    def networks(self) -> list[Network]:
+        """The schemes and defenses that were evaluated."""
+        return sorted({(cell.scheme, cell.defense) for cell in self._cells})
+
+    @cached_property
+    def attacks(self) -> dict[str, str]:
+        """The attacks that were run, with their norms."""
+        return {cell.attack: cell.norm for cell in sorted(self._cells) if cell.is_attacked}
+
+    @cached_property
+    def minimal_norm_attacks(self) -> list[str]:
+        """Those of them that look for the nearest adversarial input."""
+        return sorted(set(self.scores.loc[self.scores["minimal_norm"], "attack"]))
+
+    def headline(self, norm: str) -> float:
+        """The headline epsilon of a norm."""
+        if norm not in self.headlines:
+            raise Undecidable(f"the study has no epsilons in {norm}")
+        return self.headlines[norm]
+
+    def cell(self, network: Network, attack: str, epsilon: float, crafted_on: Network | None = None) -> pd.Series:
+        """The row of the result table under real-valued perturbations: over all seeds, else of the first one.
+
+        `crafted_on`: the network that the attack was crafted on and replayed from; none is the attacked one itself.
+        """
+        rows = at_epsilon(self.results, epsilon)
+        rows = rows[(rows["scheme"] == network[0]) & (rows["defense"] == network[1]) & (rows["attack"] == attack)]
+        replayed_alike = np.array([_crafted_on(name) == crafted_on for name in rows["surrogate"]], dtype=bool)
+        rows = rows[replayed_alike & (rows["grid"] != "digital").to_numpy()]
+        if rows.empty:
+            raise Undecidable(_not_run(network, attack, epsilon, crafted_on) + " with real-valued perturbations")
+        all_seeds = rows[rows["seed"] == "all"]
+        return (rows if all_seeds.empty else all_seeds).iloc[0]
+
+    def level(self, network: Network, attack: str, epsilon: float, crafted_on: Network | None = None) -> Estimate:
+        """The accuracy of `cell` in percent, with the interval of the result table."""
+        row = self.cell(network, attack, epsilon, crafted_on)
+        accuracy = self.accuracy(network, attack, epsilon, crafted_on)
+        by_seed = accuracy.groupby("seed").size()
+        runs = len(by_seed) if row["seed"] == "all" else 1
+        numbers = [100 * float(row[name]) for name in ("accuracy", "ci_low", "ci_high")]
+        return Estimate(*numbers, samples=int(by_seed.min()), runs=runs)
+
+    def flags(self, network: Network, attack: str, epsilon: float, crafted_on: Network | None = None) -> list[str]:
+        """The flags of `cell`; none where it was not run."""
+        try:
+            return split_flags(self.cell(network, attack, epsilon, crafted_on)["flags"])
+        except Undecidable:
+            return []
+
+    def accuracy(
+        self, network: Network, attack: str = "clean", epsilon: float = 0.0, crafted_on: Network | None = None
+    ) -> pd.Series:
+        """100 where a sample is classified correctly, else 0, so that means are percents."""
+        return 100.0 * self._outcomes(network, attack, epsilon, crafted_on)["correct"]
+
+    def gradient_norm(self, network: Network) -> pd.Series:
+        """The L2 norm of the loss's gradient with respect to the clean input."""
+        return self._outcomes(network, "clean", 0.0, None)["gradient_norm"].astype(float).dropna()
+
+    def distance(self, network: Network, attack: str) -> pd.Series:
+        """How far the nearest error lies that a minimal-norm attack found, infinite where it found none.
+
+        Of samples that are right when clean; in input units and the attack's norm, as the network has seen it.
+        """
+        rows = self._outcomes(network, attack, inf, None)
+        found = rows[self.attacks[attack]].astype(float).where(~rows["correct"].astype(bool), inf)
+        return found[self.accuracy(network).reindex(found.index).to_numpy() > 0]
+
+    def nearest(self, norm: str, *networks: Network) -> list[pd.Series]:
+        """Per network the least distance that any minimal-norm attack of a norm found that was run on all of them."""
+        attacks = [name for name in self.minimal_norm_attacks if self.attacks[name] == norm]
+        common = [name for name in attacks if all(self._was_run(network, name, inf) for network in networks)]
+        if not common:
+            named = " and ".join(_named(network) for network in networks)
+            raise Undecidable(f"no minimal-norm attack in {norm} was run on {named}")
+        return [
+            pd.concat([self.distance(network, name) for name in common], axis=1).min(axis=1) for network in networks
+        ]
+
+    def epsilons(self, network: Network, attack: str, crafted_on: Network | None = None) -> list[float]:
+        """The budgets of an attack, ascending; none where any input was allowed."""
+        return sorted(
+            {
+                cell.epsilon
+                for cell in self._cells
+                if _is(cell, network, attack, crafted_on) and cell.epsilon < FULL_RANGES[cell.norm]
+            }
+        )
+
+    def diagnosed(
+        self, diagnostic: str, network: Network, part: str = "all", magnitude: float | None = None
+    ) -> pd.Series:
+        """What was diagnosed of a network of which one part is quantized (`none` is the float one it is made from)."""
+        rows = self._diagnosed.get((*network, part, diagnostic))
+        if rows is not None and magnitude is not None:
+            rows = rows[np.isclose(rows["magnitude"], magnitude, rtol=0, atol=EPSILON_TOLERANCE)]
+        if rows is None or rows.empty:
+            raise Undecidable(f"the diagnostic {diagnostic} of {_named(network)} (part {part}) was not run")
+        return rows.set_index(BY_SAMPLE)["value"].astype(float)
+
+    def _was_run(self, network: Network, attack: str, epsilon: float) -> bool:
+        return any(_is(cell, network, attack, None) and cell.epsilon == epsilon for cell in self._cells)
+
+    def _outcomes(self, network: Network, attack: str, epsilon: float, crafted_on: Network | None) -> pd.DataFrame:
+        by_seed = {
+            cell.seed: rows
+            for cell, rows in self._cells.items()
+            if _is(cell, network, attack, crafted_on)
+            and isclose(cell.epsilon, epsilon, rel_tol=0, abs_tol=EPSILON_TOLERANCE)
+        }
+        if not by_seed:
+            raise Undecidable(_not_run(network, attack, epsilon, crafted_on))
+        return pd.concat(by_seed, names=BY_SAMPLE)
+
+    @cached_property
+    def _cells(self) -> Outcomes:
+        return outcomes(self.scores) if len(self.scores) else {}
+
+    @cached_property
+    def _diagnosed(self) -> dict[tuple[str, str, str, str], pd.DataFrame]:
+        """By scheme, defense, part and diagnostic."""
+        if self.diagnostics is None:
+            return {}
+        return dict(list(self.diagnostics.groupby(["scheme", "defense", "part", "diagnostic"])))
+
+
+def _is(cell: Cell, network: Network, attack: str, crafted_on: Network | None) -> bool:
+    mine = (cell.scheme, cell.defense) == network and cell.attack == attack
+    return mine and _crafted_on(cell.surrogate) == crafted_on
+
+
+def _crafted_on(surrogate: str) -> Network | None:
+    """The scheme and defense of a surrogate, by its name; it shares dataset, model and seed with its target."""
+    return tuple(surrogate.split("-")[2:4]) if surrogate else None
+
+
+def _named(network: Network) -> str:
+    return " · ".join(network)
+
+
+def _not_run(network: Network, attack: str, epsilon: float, crafted_on: Network | None) -> str:
+    replayed = f" replayed from {_named(crafted_on)}" if crafted_on else ""
+    at = "" if attack == "clean" else f" at epsilon {epsilon:g}"
+    return f"{attack}{replayed}{at} was not run on {_named(network)}"
