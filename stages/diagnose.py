@@ -44,7 +44,7 @@ def run(task, params, outputs) -> None:
     device = configure(params)
     variant, evaluation = task.variant, params.values["evaluation"]
     dataset = load_dataset(Path(f"{variant.prepared}.safetensors"))
-    samples = evaluation_samples(dataset.test.labels, evaluation["samples"])
+    samples = evaluation_samples(dataset.test.labels, params.samples(variant.defense))
     measured = diagnostics(
         classifiers(variant, dataset, device),
         as_input(torch.from_numpy(dataset.test.inputs[samples]).to(device)),

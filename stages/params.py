@@ -19,7 +19,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from stages import plugins
 from stages.knobs import Count, Fraction, NonNegative, NonNegativeInt, Positive, parse_fraction
-from stages.norms import EPSILON_TOLERANCE, FULL_RANGES, NORMS
+from stages.norms import EPSILON_TOLERANCE, FULL_RANGES, NORMS, in_order
 
 FLOAT_SCHEME = "fp32"  # the float network itself, hence no file of schemes/
 
@@ -265,11 +265,25 @@ class Params(Section):
             return ()
         return tuple(self.defenses.get(defense, {}).get("models", plugins.default("defenses", defense, "models")))
 
-    def limits(self, defense: str, attack: str | None = None) -> list[str]:
-        """The keys of what limits the evaluation of a defense, and of an attack on it."""
-        named = [("defenses", defense), ("attacks", attack)]
+    def keys_of_samples(self, defense: str, attack: str | None = None) -> list[str]:
+        """The settings that decide how many samples are attacked: limits, or else what holds for all."""
+        return self._limits(defense, attack, "samples", "samples") or ["evaluation.samples"]
+
+    def keys_of_epsilons(self, defense: str, attack: str) -> list[str]:
+        """The settings that decide the budgets of an attack: limits, or else what holds for all."""
+        norm = plugins.norm(self.plugin(attack))
+        return self._limits(defense, attack, f"epsilons.{norm}", "epsilons") or [f"evaluation.epsilons.{norm}"]
+
+    def _limits(self, defense: str, attack: str | None, of_defense: str, of_attack: str) -> list[str]:
         limits = self.values["evaluation"]["limits"]
-        return [f"evaluation.limits.{kind}.{name}" for kind, name in named if name in limits.get(kind, {})]
+        found = []
+        for kind, name, key in (("defenses", defense, of_defense), ("attacks", attack, of_attack)):
+            section = limits.get(kind, {}).get(name, {})
+            for part in key.split("."):
+                section = (section or {}).get(part)
+            if section is not None:
+                found.append(f"evaluation.limits.{kind}.{name}.{key}")
+        return found
 
     def samples(self, defense: str, attack: str | None = None) -> int:
         """How many test samples of a network with this defense are attacked, or else scored with a gradient."""
@@ -278,7 +292,7 @@ class Params(Section):
         return min([evaluation.samples, *(limit.samples for limit in limits if limit and limit.samples)])
 
     def is_limited(self, defense: str) -> bool:
-        """Whether fewer samples than of others are evaluated of networks with this defense, clean ones too."""
+        """Whether fewer samples than of others are attacked of networks with this defense."""
         limit = self.evaluation.limits.defenses.get(defense)
         return limit is not None and limit.samples is not None
 
@@ -293,6 +307,15 @@ class Params(Section):
         of_attack, of_defense = limits.attacks.get(attack), limits.defenses.get(defense)
         given = [of_attack and of_attack.epsilons, of_defense and (of_defense.epsilons or {}).get(norm)]
         return [epsilon for epsilon in self.evaluation.epsilons[norm] if all(epsilon in some for some in given if some)]
+
+    def reaches(self, defense: str, attack: str, epsilon: float) -> bool:
+        """Whether an attack on networks with this defense has a result at an epsilon of its norm."""
+        return plugins.is_minimal_norm(self.plugin(attack)) or epsilon in self.epsilons(defense, attack)
+
+    @property
+    def grid_defenses(self) -> list[str]:
+        """The defenses that the grid asks for."""
+        return list(dict.fromkeys(defense for *_, defense, _ in self.grid.cells()))
 
     def plugin(self, attack: str) -> str:
         """The file of stages/attacks/ that an entry of `attacks` runs: the one of its name, or what it says."""
@@ -439,9 +462,15 @@ def _impossible_sources(params: Params) -> Iterator[str]:
     """Networks that a defense starts from, and models whose networks it takes adversarial examples from."""
     if params.retraining("none").get("start") == "undefended":
         yield "defenses.none.training.start: 'undefended' is that network itself, expected 'scratch'"
+    for defense in params.defenses:
+        if params.retraining(defense).get("start") == "scratch" and plugins.takes_teacher(defense):
+            yield f"defenses.{defense}.training.start: 'scratch' cannot be, since it starts from its teacher"
     known, cells = plugins.names("models"), params.grid.cells()
-    for defense in dict.fromkeys(defense for *_, defense, _ in cells):
-        for name in params.source_models(defense):
+    for defense in params.grid_defenses:
+        models = params.source_models(defense)
+        if plugins.takes_sources(defense) and (not models or len(set(models)) < len(models)):
+            yield f"defenses.{defense}.models: {list(models)} should name one model or more, each once"
+        for name in models:
             key = f"defenses.{defense}.models: {name!r}"
             if name not in known:
                 yield f"{key} is unknown{_nearest(name, known)}"
@@ -517,10 +546,13 @@ def _impossible_counts(params: Params, dataset: str) -> Iterator[str]:
     left = counts["train"] - params.data.validation
     side = min(plugins.constant("datasets", dataset, "INPUT_SHAPE")[1:])
     padding = params.training.augmentation.crop_padding
+    beside_validation = "the training images beside validation"
+    batches = {"training": params.training.batch_size}
+    batches |= {f"defenses.{name}.training": params.retraining(name).get("batch_size", 1) for name in params.defenses}
     limits = [
         ("data.validation", params.data.validation, classes, counts["train"] - classes, "all but one for each class"),
-        ("data.calibration", params.data.calibration, 1, left, "the training images beside validation"),
-        ("training.batch_size", params.training.batch_size, 1, left, "the training images beside validation"),
+        ("data.calibration", params.data.calibration, 1, left, beside_validation),
+        *((f"{key}.batch_size", size, 1, left, beside_validation) for key, size in batches.items()),
         ("evaluation.samples", params.evaluation.samples, 1, counts["test"], "the test images"),
         ("training.augmentation.crop_padding", padding, 0, side // 2, "half the side"),
     ]
@@ -543,34 +575,55 @@ def _impossible_transfer(params: Params) -> Iterator[str]:
 
 
 def _impossible_limits(params: Params) -> Iterator[str]:
-    """Limits of what is not there, or that are none, or that leave nothing."""
+    """Limits of what is not there, or that are none, or that leave nothing to report."""
     limits, budgets = params.evaluation.limits, params.evaluation.epsilons
     for kind, section in (("attacks", limits.attacks), ("defenses", limits.defenses)):
         for name, limit in section.items():
             if limit.samples and limit.samples > params.evaluation.samples:
                 key = f"evaluation.limits.{kind}.{name}.samples"
                 yield f"{key}: {limit.samples} should be at most {params.evaluation.samples}, evaluation.samples"
-    known = [name for name in limits.attacks if name in params.attacks]
-    for name in limits.attacks:
+    unknown = []
+    for name, limit in limits.attacks.items():
         key = f"evaluation.limits.attacks.{name}"
-        if name not in known:
-            yield f"{key}: {name!r} is not listed in attacks{_nearest(name, list(params.attacks))}"
-        elif limits.attacks[name].epsilons is not None:
+        if name not in params.attacks:
+            unknown.append(f"{key}: {name!r} is not listed in attacks{_nearest(name, list(params.attacks))}")
+        elif limit.epsilons is not None and plugins.is_minimal_norm(params.plugin(name)):
+            yield f"{key}.epsilons: {name!r} looks for the nearest adversarial inputs, expected an attack with budgets"
+        elif limit.epsilons is not None:
             norm = plugins.norm(params.plugin(name))
-            yield from _unknown_budgets(f"{key}.epsilons", limits.attacks[name].epsilons, norm, budgets.get(norm, []))
+            yield from _unknown_budgets(f"{key}.epsilons", limit.epsilons, norm, budgets.get(norm, []))
     for name, limit in limits.defenses.items():
         key = f"evaluation.limits.defenses.{name}"
         for attack in limit.attacks or ():
             if attack not in params.attacks:
-                yield f"{key}.attacks: {attack!r} is not listed in attacks{_nearest(attack, list(params.attacks))}"
+                nearest = _nearest(attack, list(params.attacks))
+                unknown.append(f"{key}.attacks: {attack!r} is not listed in attacks{nearest}")
         for norm, epsilons in (limit.epsilons or {}).items():
             yield from _unknown_budgets(f"{key}.epsilons.{norm}", epsilons, norm, budgets.get(norm, []))
-        for attack in known:
-            if attack in params.attacks_on(name) and not params.epsilons(name, attack):
-                yield f"{key}.epsilons: shares none with evaluation.limits.attacks.{attack}.epsilons, expected some"
+    if unknown:
+        yield from unknown
+    elif limits.attacks or limits.defenses:
+        yield from _unattacked(params)
 
 
 def _unknown_budgets(key: str, epsilons: list[float], norm: str, known: list[float]) -> Iterator[str]:
     for epsilon in epsilons:
         if epsilon not in known:
             yield f"{key}: {epsilon:.6g} should be one of evaluation.epsilons.{norm}"
+
+
+def _unattacked(params: Params) -> Iterator[str]:
+    """Defenses that limits leave without any attack at the headline epsilon, or an attack without any epsilon."""
+    headline, epsilon = next(iter(in_order(params.evaluation.headline_epsilon).items()), (None, 0.0))
+    for defense in dict.fromkeys([*params.grid_defenses, *params.evaluation.limits.defenses]):
+        attacks = params.attacks_on(defense)
+        for attack in attacks:
+            if not params.epsilons(defense, attack):
+                key = f"evaluation.limits.defenses.{defense}.epsilons"
+                yield f"{key}: shares none with evaluation.limits.attacks.{attack}.epsilons, expected some"
+        in_norm = [attack for attack in attacks if plugins.norm(params.plugin(attack)) == headline]
+        if not any(params.reaches(defense, attack, epsilon) for attack in in_norm):
+            yield (
+                f"evaluation.limits: leaves no attack on {defense!r} at {headline} {epsilon:.6g}, expected one for the "
+                "headline numbers (evaluation.headline_epsilon)"
+            )

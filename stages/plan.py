@@ -174,7 +174,8 @@ def teachers(params: Params, variant: Variant) -> tuple[Variant, ...]:
     own = variant.float_variant.undefended
     if plugins.takes_teacher(variant.defense):
         undefended = (other.float_variant for other in variants(params) if other.defense == UNDEFENDED)
-        return tuple(dict.fromkeys([own, *(other for other in undefended if replace(other, seed=own.seed) == own)]))
+        candidates = {own, *(other for other in undefended if replace(other, seed=own.seed) == own)}
+        return tuple(sorted(candidates, key=lambda other: other.seed))  # of equally accurate ones the first is taken
     starts = variant.is_float and params.retraining(variant.defense).get("start") == "undefended"
     return (own,) if starts else ()
 
@@ -290,7 +291,7 @@ def _score_clean(params: Params, variant: Variant) -> Task:
     job = Job(
         item=f"{variant.name}-{CLEAN}",
         inputs=_files(variant.prepared, variant.network),
-        params=("device", "threads", "evaluation.samples", *params.limits(variant.defense)),
+        params=("device", "threads", *dict.fromkeys(["evaluation.samples", *params.keys_of_samples(variant.defense)])),
         outputs=(variant.score(CLEAN) + ".parquet",),
         **_code("score", **_used(variant)),
     )
@@ -299,13 +300,13 @@ def _score_clean(params: Params, variant: Variant) -> Task:
 
 def _attack(params: Params, variant: Variant, attack: str) -> Task:
     plugin = params.plugin(attack)
-    evaluation = ["evaluation.samples", "evaluation.grid", "evaluation.eot_samples"]
+    evaluation = [*params.keys_of_samples(variant.defense, attack), "evaluation.grid", "evaluation.eot_samples"]
     if not plugins.is_minimal_norm(plugin):
-        evaluation.append(_budgets(plugin))
+        evaluation += params.keys_of_epsilons(variant.defense, attack)
     job = Job(
         item=f"{variant.name}-{attack}",
         inputs=_files(variant.prepared, variant.network),
-        params=("device", "threads", *evaluation, *params.limits(variant.defense, attack), f"attacks.{attack}"),
+        params=("device", "threads", *evaluation, f"attacks.{attack}"),
         outputs=_files(variant.adversarial(attack)),
         **_code("attack", attacks=plugin, **_used(variant)),
     )
@@ -323,7 +324,8 @@ def _score(params: Params, variant: Variant, attack: str) -> Task:
     plugin = params.plugin(attack)
     # What a minimal-norm attack found is judged at every budget here, an attack with budgets ran at each of them.
     settings = ["device", "threads", *([_budgets(plugin)] if plugins.is_minimal_norm(plugin) else [])]
-    settings += params.limits(variant.defense)
+    if params.is_limited(variant.defense):
+        settings += params.keys_of_samples(variant.defense)
     job = Job(
         item=f"{variant.name}-{attack}",
         inputs=_files(variant.prepared, variant.network, *sets),
@@ -359,13 +361,13 @@ def _is_probed(params: Params, attack: str) -> bool:
 
 def _probe(params: Params, variant: Variant, attack: str) -> Task:
     plugin = params.plugin(attack)
-    evaluation = ("samples", "grid", "eot_samples", f"headline_epsilon.{plugins.norm(plugin)}")
+    evaluation = ("grid", "eot_samples", f"headline_epsilon.{plugins.norm(plugin)}")
     job = Job(
         item=f"{variant.name}-{attack}",
         inputs=_files(variant.prepared, variant.network),
         params=(
-            *("device", "threads", *(f"evaluation.{key}" for key in evaluation)),
-            *(*params.limits(variant.defense, attack), f"attacks.{attack}"),
+            *("device", "threads", *params.keys_of_samples(variant.defense, attack)),
+            *(*(f"evaluation.{key}" for key in evaluation), f"attacks.{attack}"),
         ),
         outputs=(variant.probe(attack) + ".parquet",),
         **_code("probe", attacks=plugin, **_used(variant)),
@@ -384,7 +386,7 @@ def _diagnose(params: Params, variant: Variant) -> Task:
     job = Job(
         item=variant.name,
         inputs=_files(*dict.fromkeys([variant.prepared, variant.float_variant.network, variant.network])),
-        params=("device", "threads", "evaluation.samples", *budget),
+        params=("device", "threads", *params.keys_of_samples(variant.defense), *budget),
         outputs=(variant.diagnostics + ".parquet",),
         **_code("diagnose", models=variant.model),
     )
@@ -423,14 +425,25 @@ def _shown(params: Params) -> list[tuple[Variant, str]]:
     """
     first = variants(params)[0]
     comparable = [variant for variant in (first, *surrogates(params, first)) if not params.is_limited(variant.defense)]
-    undefended = [variant for variant in comparable if variant.defense == UNDEFENDED]
-    used = {name: params.plugin(name) for name in params.attacks}
+    shown = [variant for variant in comparable if variant.defense == UNDEFENDED] or comparable
+    used = {name: params.plugin(name) for name in params.attacks if _is_shown(params, shown, name)}
+    if not used:
+        return []
     by_sight = sorted(used, key=lambda name: plugins.THREATS.index(plugins.threat(used[name])))
     budgeted = [name for name in by_sight if not plugins.is_minimal_norm(used[name])]
     white_box = [name for name in budgeted if plugins.threat(used[name]) == "white_box"]
     iterative = [name for name in white_box if plugins.constant("attacks", used[name], "ITERATIVE")]
     attack = (iterative or budgeted or by_sight)[0]
-    return [(variant, attack) for variant in undefended or comparable]
+    return [(variant, attack) for variant in shown]
+
+
+def _is_shown(params: Params, shown: list[Variant], attack: str) -> bool:
+    """Whether an attack has a set at its headline epsilon on all variants that are shown."""
+    headline = params.evaluation.headline_epsilon.get(plugins.norm(params.plugin(attack)))
+    return all(
+        attack in params.attacks_on(variant.defense) and params.reaches(variant.defense, attack, headline)
+        for variant in shown
+    )
 
 
 def _reported(params: Params) -> tuple[str, ...]:

@@ -32,15 +32,16 @@ def run(task, params, outputs) -> None:
     device = configure(params)
     test = load_dataset(Path(f"{task.variant.prepared}.safetensors")).test
     classifier = load_classifier(Path(task.variant.network), device)
-    defense = task.variant.defense
-    count = params.samples(defense)
+    evaluation = params.values["evaluation"]
+    # Of a network that takes long, clean accuracy is that of all images that others are attacked on.
+    limited = params.is_limited(task.variant.defense)
+    count = params.samples(task.variant.defense)
     if task.is_clean:
-        evaluated = evaluation_samples(test.labels, count)
-        scored = np.sort(evaluated) if params.is_limited(defense) else np.arange(len(test))
-        rows = clean_rows(classifier, test, scored, evaluated, device, seed_of(task.job.item, "gradient view"))
+        common = evaluation_samples(test.labels, evaluation["samples"])
+        scored = np.sort(common) if limited else np.arange(len(test))
+        rows = clean_rows(classifier, test, scored, common[:count], device, seed_of(task.job.item, "gradient view"))
     else:
-        budgets = params.values["evaluation"]["epsilons"]
-        rows = attacked_rows(classifier, test, task, device, budgets, count if params.is_limited(defense) else None)
+        rows = attacked_rows(classifier, test, task, device, evaluation["epsilons"], count if limited else None)
     scores = rows.assign(**task.variant.parts, flips=0, stochastic=classifier.stochastic)
     save_scores(outputs.path(task.job.outputs[0]), scores)
 

@@ -55,7 +55,8 @@ def folder(tmp_path_factory):
 def run(folder, monkeypatch, variant, headlines=None):
     monkeypatch.chdir(folder)
     evaluation = {"samples": SAMPLES, "headline_epsilon": {"linf": HEADLINE} if headlines is None else headlines}
-    params = SimpleNamespace(values={"device": "cpu", "threads": 1, "evaluation": evaluation})
+    values = {"device": "cpu", "threads": 1, "evaluation": evaluation}
+    params = SimpleNamespace(values=values, samples=lambda defense: evaluation["samples"])
     output = f"{variant.diagnostics}.parquet"
     diagnose.run(
         SimpleNamespace(variant=variant, job=SimpleNamespace(outputs=(output,))), params, SimpleNamespace(path=Path)

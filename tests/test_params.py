@@ -508,9 +508,43 @@ def test_the_undefended_network_cannot_start_from_itself(load):
     assert "defenses.none.training.start: 'undefended' is that network itself, expected 'scratch'" in str(caught.value)
 
 
+def test_a_student_starts_from_its_teacher(load, tmp_path):
+    source = "def loss(network, inputs, labels, *, generator, teacher): ..."
+    made_up_plugins.write(tmp_path / "stages" / "defenses" / "taught.py", source)
+    with pytest.raises(ParamsError) as caught:
+        load(**{"defenses.taught": {"training": {"start": "scratch"}}})
+    assert "defenses.taught.training.start: 'scratch' cannot be, since it starts from its teacher" in str(caught.value)
+
+
+def test_a_batch_of_a_defense_s_training_fits_the_training_images(load):
+    with pytest.raises(ParamsError) as caught:
+        load(**{"defenses.hard": {"epsilon": "8/255", "training": {"batch_size": 100_000}}})
+    assert "defenses.hard.training.batch_size: 100000 should be at most" in str(caught.value)
+
+
+def test_limits_leave_an_attack_for_the_headline_numbers(load):
+    limits = {"attacks": {"climb": {"epsilons": ["16/255"]}}, "defenses": {"none": {"attacks": ["climb"]}}}
+    with pytest.raises(ParamsError) as caught:
+        load(**{"evaluation.limits": limits})
+    assert "evaluation.limits: leaves no attack on 'none' at linf 0.0313725, expected one" in str(caught.value)
+
+
+def test_an_attack_of_minimal_norm_has_no_epsilons_to_limit(load):
+    limits = {"attacks": {"near": {"epsilons": [0.5]}}}
+    budgets = {"linf": [0, "8/255"], "l2": [0.5]}
+    with pytest.raises(ParamsError) as caught:
+        load(
+            **{"attacks.near": {}, "evaluation.epsilons": budgets, "evaluation.limits": limits},
+            **{"evaluation.headline_epsilon": {"linf": "8/255", "l2": 0.5}},
+        )
+    assert "evaluation.limits.attacks.near.epsilons: 'near' looks for the nearest" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("models", "sentence"),
     [
+        ([], "defenses.crowd.models: [] should name one model or more, each once"),
+        (["other", "other"], "defenses.crowd.models: ['other', 'other'] should name one model or more, each once"),
         (["smal"], "defenses.crowd.models: 'smal' is unknown, did you mean 'small'?"),
         (["small"], "defenses.crowd.models: 'small' is the model that it defends, expected others"),
     ],

@@ -281,7 +281,7 @@ def test_a_defense_with_a_teacher_has_the_choice_among_the_undefended_networks_o
     params = changed(params, schemes=["int8"], defenses=["none", "distillation"], seeds=[1, 0], also=[])
     student = Variant("fashion_mnist", "resnet8", "fp32", "distillation", 1)
     defend = job(params, "defend", student.name)
-    teachers = [replace(student, defense="none", seed=seed) for seed in (1, 0)]
+    teachers = [replace(student, defense="none", seed=seed) for seed in (0, 1)]
     assert task_of(defend, params).teachers == tuple(teachers)
     assert {f"{teacher.network}.safetensors" for teacher in teachers} <= set(defend.inputs)
     # Quantization-aware training has the same loss.
@@ -336,11 +336,17 @@ def test_what_is_limited_is_attacked_less_and_replayed_on_nothing(params):
     # PGD is replayed on it, from networks that are not limited.
     replay = task_of(job(params, "score", f"{name}-pgd"), params)
     assert {variant.defense for variant in replay.crafted_on} == {"none", "fast_at"}
-    assert "evaluation.limits.defenses.jacobian" in replay.job.params
+    assert "evaluation.limits.defenses.jacobian.samples" in replay.job.params
+    # What the limits decide depends on nothing that holds for the others.
+    fgsm = job(params, "attack", f"{name}-fgsm")
+    assert "evaluation.samples" not in fgsm.params and "evaluation.epsilons.linf" not in fgsm.params
+    of_defense = "evaluation.limits.defenses.jacobian"
+    assert {f"{of_defense}.samples", f"{of_defense}.epsilons.linf"} <= set(fgsm.params)
     other = job(params, "score", "fashion_mnist-resnet8-int8-none-s0-pgd")
     assert not any("jacobian" in path for path in other.inputs)
     asked = job(params, "attack", "fashion_mnist-resnet8-int8-none-s0-square")
-    assert "evaluation.limits.attacks.square" in asked.params
+    of_attack = "evaluation.limits.attacks.square"
+    assert {f"{of_attack}.samples", f"{of_attack}.epsilons"} <= set(asked.params)
     assert not any("limits" in key for key in job(params, "attack", "fashion_mnist-resnet8-int8-none-s0-pgd").params)
 
 
@@ -350,3 +356,13 @@ def test_a_study_that_judges_claims_has_a_table_of_them_and_their_code_in_its_re
     assert set(report.tracked) - set(plan(params)[-1].tracked) == {"data/results/claims.csv"}
     assert (report.code, report.modules) == ("report-deep_edge", ("stages/report.py", "stages/claims/deep_edge.py"))
     assert plan(params)[-1].code == "report"
+
+
+def test_the_images_shown_are_those_of_an_attack_that_was_run_at_the_headline(params):
+    def shown(params):
+        return {Path(path).stem.rsplit("-", 1)[1] for path in plan(params)[-1].inputs if "adversarial/" in path}
+
+    assert shown(params) == {"pgd"}
+    assert shown(limited(params, defenses={"none": {"attacks": ["fgsm"]}})) == {"fgsm"}
+    assert shown(limited(params, attacks={"pgd": {"epsilons": [16 / 255]}})) == {"fgsm"}
+    assert shown(limited(params, defenses={"none": {"attacks": ["noise"]}, "jacobian": {"samples": 5}})) == {"noise"}

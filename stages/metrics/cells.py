@@ -82,25 +82,26 @@ def outcomes(scores: pd.DataFrame) -> Outcomes:
         raise ValueError(f"scores: column '{nulls.idxmax()}' has a null, expected a value, or empty text, in every row")
     groups = (
         scores.astype({"correct": bool, "detected": float})
-        .assign(withstood=_withstood)
         .sort_values("sample")
         .set_index("sample")
-        .groupby(list(Cell._fields), sort=False)[[*OUTCOME, "withstood"]]
+        .groupby(list(Cell._fields), sort=False)[OUTCOME]
     )
     cells = {Cell(*key): rows for key, rows in groups}
     for cell, rows in cells.items():
         _refuse_incomplete(cell, rows, cells)
-    return cells
+    return {cell: rows.assign(withstood=_withstood(rows, cells[cell.clean])) for cell, rows in cells.items()}
 
 
-def _withstood(scores: pd.DataFrame) -> pd.Series:
+def _withstood(rows: pd.DataFrame, clean: pd.DataFrame) -> pd.Series:
     """1 where a sample comes to no harm, for there is a detector that may reject it; null where there is none.
 
-    An attacked sample is rejected or classified correctly, a clean one has to be accepted too.
+    A sample has to be accepted and classified correctly when it is clean, and rejected or classified correctly when it
+    is attacked: as elsewhere a clean mistake is not robust, nor is robust what is always rejected.
     """
-    rejected, correct = scores["detected"] == 1, scores["correct"]
-    unharmed = (correct & ~rejected).where(scores["threat"] == "clean", correct | rejected)
-    return unharmed.astype(float).where(scores["detected"].notna())
+    clean = clean.loc[rows.index]
+    served = clean["correct"] & (clean["detected"] != 1)
+    unharmed = served & (rows["correct"] | (rows["detected"] == 1))
+    return unharmed.astype(float).where(rows["detected"].notna())
 
 
 def _refuse_incomplete(cell: Cell, rows: pd.DataFrame, cells: Outcomes) -> None:

@@ -49,6 +49,8 @@ MEANINGS = {
     "early.",
     "planted_missed": "The attack missed more than 5 % of adversarial examples that are known to exist, planted around "
     "single samples of the same network.",
+    "only_transferred": "No attack was run on the network itself at this budget: what is left is noise and examples "
+    "crafted on other networks.",
     "non_monotone": "Accuracy is significantly higher than at a smaller epsilon, although every perturbation allowed "
     "there is allowed here.",
     "below_quality_target": "The undefended baseline misses the clean accuracy that the model is known to reach.",
@@ -72,6 +74,7 @@ def flags(
         "black_box_beats_white_box": black_box_beats_white_box(outcomes),
         "single_step_beats_iterative": single_step_beats_iterative(outcomes),
         "random_needs_eot": random_needs_eot(outcomes),
+        "only_transferred": only_transferred(outcomes),
         "non_monotone": non_monotone(outcomes),
         "below_quality_target": below_quality_target(outcomes, quality_targets),
     }
@@ -259,6 +262,15 @@ def below_quality_target(outcomes: Outcomes, quality_targets: dict[str, dict[str
         and rows["correct"].mean() < quality_targets.get(cell.dataset, {}).get(cell.model, 0)
     }
     return {cell for cell in outcomes if cell.variant in below}
+
+
+def only_transferred(outcomes: Outcomes) -> set[Cell]:
+    """Worst cases above epsilon 0 over noise and replayed examples alone."""
+    return {
+        worst
+        for worst, group in members(outcomes).items()
+        if worst.epsilon and not any(cell.threat in OPTIMISED_ON_TARGET for cell in group)
+    }
 
 
 def inherited_by_worst_case(outcomes: Outcomes, flagged: dict[Cell, set[str]]) -> dict[Cell, set[str]]:

@@ -37,7 +37,7 @@ def results(
     - `n` counts what the interval is over: samples (95 % Wilson interval), or seeds in rows `all` (95 % t-interval).
     - `accuracy`, `ci_low`, `ci_high` are in [0,1], over all evaluated samples: a clean mistake counts as not robust.
     - `detected` is the share of inputs that a detector rejects (in clean rows: wrongly), `accuracy_with_detector` that
-      of samples that come to no harm: attacked ones that are rejected or correct, clean ones accepted and correct.
+      of samples that come to no harm: accepted and correct when clean, and when attacked rejected or correct.
       Missing without a detector, and `detected` in the worst case, where it would be another input for each sample.
     - `mean_l0` (values), `mean_l1`, `mean_l2`, `mean_linf` (input units) are over the samples that were correct clean
       and whose attack succeeded; missing where there is none, and in clean rows.

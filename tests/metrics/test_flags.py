@@ -16,6 +16,7 @@ from stages.metrics.flags import (
     noise_beats_attack,
     non_monotone,
     not_converged,
+    only_transferred,
     planted_missed,
     random_needs_eot,
     single_step_beats_iterative,
@@ -377,11 +378,25 @@ def test_synthetic_study_flags_the_masked_network_only():
     assert {"zero_gradient", "no_collapse", "transfer_beats_white_box"} <= flagged[headline]
 
 
+@pytest.mark.parametrize(
+    ("members", "fires"),
+    [((NOISE, TRANSFER), True), ((NOISE, TRANSFER, PGD), False), ((SQUARE,), False), ((NOISE_AT_0,), False)],
+)
+def test_a_worst_case_over_noise_and_replay_alone_says_so(members, fires):
+    cells = {member: rows(100) for member in members}
+    worst = worst_case(cells)
+    assert only_transferred(cells | worst) == (set(worst) if fires else set())
+    # A smaller budget at which the network itself was attacked says nothing of a larger one.
+    smaller = {cell(epsilon=1 / 255): rows(150)}
+    assert only_transferred(cells | smaller) == (set(worst) if fires else set())
+
+
 def test_every_flag_has_a_meaning():
     assert all(callable(getattr(flags_module, flag)) for flag in MEANINGS)
     attacked = {PGD: rows(150), PGD_SANITY: rows(160), NOISE: rows(120), FGSM: rows(90), TRANSFER: rows(80)}
     attacked = attacked | {SQUARE: rows(70), cell(attack="fgsm", epsilon=4 / 255): rows(90, stochastic=True)}
     attacked = attacked | {cell(epsilon=1 / 255): rows(100), CLEAN: gradient_norms(100)}
+    attacked = attacked | {cell("noise", "noise", epsilon=2 / 255): rows(150)}
     probes = pd.concat([probed(PGD, "planted", [True] * 64), probed(PGD, "doubled", [False] * 100)])
     raised = flags(attacked | worst_case(attacked), {"data": {"net": 1.0}}, probes)
     assert set().union(*raised.values()) == set(MEANINGS)

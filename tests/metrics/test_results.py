@@ -258,10 +258,15 @@ def test_a_detector_rejects_what_it_takes_for_adversarial():
     table = results(scores, {}).set_index("attack")
     assert table.loc["clean", "detected"] == 0.25 and table.loc["clean", "accuracy_with_detector"] == 0.5
     assert table.loc["pgd", "detected"] == pytest.approx(2 / 3)
-    assert table.loc["pgd", "accuracy_with_detector"] == pytest.approx(2 / 3)
-    assert table.loc["noise", "accuracy_with_detector"] == 1
-    # Under one attack or the other, the third sample comes to harm.
-    assert table.loc["all", "accuracy_with_detector"] == pytest.approx(2 / 3) and np.isnan(table.loc["all", "detected"])
+    # The first sample is rejected when clean and the third is then a mistake: attacked, they cannot be robust.
+    assert table.loc["pgd", "accuracy_with_detector"] == pytest.approx(1 / 3)
+    assert table.loc["noise", "accuracy_with_detector"] == pytest.approx(1 / 3)
+    assert table.loc["all", "accuracy_with_detector"] == pytest.approx(1 / 3) and np.isnan(table.loc["all", "detected"])
+
+
+def test_a_detector_that_rejects_everything_protects_nobody():
+    table = results(by_hand().assign(detected=True), {})
+    assert (table["detected"].dropna() == 1).all() and (table["accuracy_with_detector"] == 0).all()
 
 
 def test_without_a_detector_nothing_is_said_of_it(table):
