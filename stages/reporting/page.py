@@ -142,7 +142,8 @@ GLOSSARY = {
     "Pre-quantizer": "The change is real-valued and made before the sensor rounds.",
     "Detected": "The share of inputs that a defense's detector rejects; in clean rows, wrongly.",
     "Accuracy with detector": "Images that are accepted and classified correctly when they are clean, and rejected "
-    "or classified correctly when they are attacked. The attacks go for a wrong class and do not try to pass the detector.",
+    "or classified correctly when they are attacked. The attacks go for a wrong class and do not try to pass the "
+    "detector.",
     "Flag": "A reason why a number must not be trusted, found by the evaluation itself.",
 }
 
