@@ -34,6 +34,7 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-se
 
 IN_FULL = "format(datum.value, '~g')"  # an axis's own format rounds 0.25 where ticks are far apart
 DISTANCE_ROW = 44  # pixels
+NAME_LINE = 13  # pixels
 FLAGGED = {True: ", flagged", False: ""}  # where there is no mark that could be hollow
 DISTANCE_DATA = [
     "variant",
@@ -59,9 +60,10 @@ class Group:
     """The rows that share one figure: one dataset, model and norm, with the orders of its axes.
 
     `rows` has the columns of the result table, of several seeds only the row over them, and beside these `variant`
-    ("int8 · none"), `percent`, `low`, `high` (of accuracy, in 0 to 100) and `flagged`; surrogates are named like
-    variants. `distances` has those of `stages.reporting.distances`, and `variant` and `flagged`. `subject` is the
-    dataset and model, `headline` the norm's headline epsilon, `budget` what readers call it.
+    ("int8 · none"), `percent`, `low`, `high` (of accuracy, in 0 to 100), `images` (how many there were of each seed)
+    and `flagged`; surrogates are named like variants. `distances` has those of `stages.reporting.distances`, and
+    `variant` and `flagged`. `subject` is the dataset and model, `headline` the norm's headline epsilon, `budget` what
+    readers call it.
     """
 
     title: str
@@ -164,10 +166,16 @@ def _variant_labels(table: pd.DataFrame) -> list[str]:
 
 
 def _once(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of the rows of a cell's seeds only the one over all of them, where there are several."""
+    """Of the rows of a cell's seeds only the one over all of them, where there are several; with `images` of a seed."""
     cell = [*VARIANT, "threat", "surrogate", "attack", "norm", "grid", "epsilon", "flips"]
+    images = rows[rows["seed"] != "all"].groupby(cell)["n"].min().rename("images")
     over_seeds_first = rows.sort_values("seed", key=lambda seed: seed != "all", kind="stable")
-    return over_seeds_first.drop_duplicates(cell).sort_index()
+    return over_seeds_first.drop_duplicates(cell).sort_index().join(images, on=cell)
+
+
+def differ_in_images(rows: pd.DataFrame) -> bool:
+    """Whether some of a group's rows are over another number of images, so over other images, than the rest."""
+    return rows["images"].nunique() > 1
 
 
 def _group(rows, variants, distances, subject, norm, headlines, *, several_norms) -> Group:
@@ -198,31 +206,49 @@ def _group(rows, variants, distances, subject, norm, headlines, *, several_norms
 
 
 def heatmap(group: Group) -> alt.FacetChart | None:
-    """Defense x scheme: worst-case accuracy at the headline epsilon beside clean accuracy, flagged cells hatched."""
+    """Defense x scheme: worst-case accuracy at the headline epsilon beside clean accuracy, flagged cells hatched.
+
+    A cell over another number of images than most of its panel says over how many.
+    """
     worst_case = f"Worst case, {group.budget}"
-    cells = pd.concat([group.clean().assign(panel=CLEAN), group.worst_case().assign(panel=worst_case)])
+    panels = {CLEAN: group.clean(), worst_case: group.worst_case()}
+    cells = pd.concat([rows.assign(panel=panel, count=_unusual(rows["images"])) for panel, rows in panels.items()])
     base = alt.Chart().encode(
         x=alt.X("scheme:N", sort=group.schemes, title="Scheme", axis=alt.Axis(labelAngle=0)),
         y=alt.Y("defense:N", sort=group.defenses, title="Defense"),
         tooltip=_tooltips("variant", "flags"),
     )
     width, height = HEATMAP_CELL
-    layers = alt.layer(*_cell_layers(base, width, height, ".1f"), data=_data(cells, "panel", "scheme", "defense"))
+    counts = base.mark_text(dy=15, fontSize=10).encode(text="count:N", color=_on_colour())
+    layers = alt.layer(
+        *_cell_layers(base, width, height, ".1f"),
+        counts.transform_filter("isValid(datum.count)"),
+        data=_data(cells, "panel", "scheme", "defense", "count"),
+    )
     return layers.properties(width=alt.Step(width), height=alt.Step(height)).facet(
         facet=_panels([worst_case, CLEAN]), columns=2
     )
+
+
+def _unusual(images: pd.Series) -> pd.Series:
+    """`n = 8` where the number of images is not the most common one (of equally common ones the largest), else null."""
+    return images.map("n = {:,}".format).where(images != images.mode().max())
 
 
 def accuracy_vs_epsilon(group: Group) -> alt.FacetChart | None:
     """Robust accuracy against epsilon with 95 % bands: a panel a defense, a colour a scheme.
 
     What the parameter `series` names is drawn: the worst case, an attack, or a transfer attack's strongest surrogate.
+    An attack that follows gradients is one series on whichever network: white box on most, adaptive on filters and
+    random networks, so that these stand beside the undefended ones.
     """
     curves = epsilon_curves(group)
     if curves.empty:
         return None
     sizes = curves["epsilon"] * STEPS.get(group.norm, 1)
-    curves = curves.assign(size=sizes.round(6), panel="Defense " + curves["defense"])
+    curves = curves.assign(
+        size=sizes.round(6), panel="Defense " + curves["defense"], threat=curves["threat"].str.replace("_", " ")
+    )
     base = alt.Chart().encode(
         x=alt.X(
             "size:Q",
@@ -234,14 +260,16 @@ def accuracy_vs_epsilon(group: Group) -> alt.FacetChart | None:
     )
     percent = alt.Y("percent:Q", title="Robust accuracy (%)", scale=alt.Scale(domain=[0, 100]))
     points = base.encode(
-        y=percent, shape=_shape("scheme", group.schemes), tooltip=_tooltips("variant", "series", "surrogate", "flags")
+        y=percent,
+        shape=_shape("scheme", group.schemes),
+        tooltip=_tooltips("variant", "series", "threat", "surrogate", "flags"),
     )
     layers = alt.layer(
         base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q", title="Robust accuracy (%)"), y2="high:Q"),
         base.mark_line(strokeWidth=2).encode(y=percent),
         points.mark_point(filled=True, opacity=1, size=52),
         _hollow(points, 16),
-        data=_data(curves, "panel", "size", "series", "surrogate", "scheme", "defense"),
+        data=_data(curves, "panel", "size", "series", "threat", "surrogate", "scheme", "defense"),
     ).transform_filter("datum.series === series")
     return _fluid(layers, [f"Defense {defense}" for defense in group.defenses])
 
@@ -269,7 +297,8 @@ def epsilon_curves(group: Group) -> pd.DataFrame:
 
 
 def _in_brackets(threat: str) -> str:
-    return "" if threat == "noise" else f" ({threat.replace('_', ' ')})"
+    """What tells apart, in a series' name, attackers who have no gradients."""
+    return "" if threat in ("noise", *WITH_GRADIENTS) else f" ({threat.replace('_', ' ')})"
 
 
 def series_names(group: Group) -> list[str]:
@@ -391,7 +420,8 @@ def pareto(group: Group) -> alt.FacetChart | None:
     sizes = group.footprints.groupby(["scheme", "defense"], as_index=False)["weight_bytes"].max()
     points = pd.concat([group.clean().assign(panel=CLEAN), group.worst_case().assign(panel=worst_case)])
     points = points.merge(sizes, on=["scheme", "defense"]).assign(kilobytes=lambda rows: rows["weight_bytes"] / 1000)
-    points["front"] = points.groupby("panel", group_keys=False)[["kilobytes", "percent", "flagged"]].apply(on_front)
+    panels = (rows.assign(front=on_front(rows)) for _, rows in points.groupby("panel"))
+    points = pd.concat([_with_names(rows, group.schemes) for rows in panels])
     x = alt.X(
         "kilobytes:Q",
         title="Weights (kB)",
@@ -406,17 +436,32 @@ def pareto(group: Group) -> alt.FacetChart | None:
     )
     front = base.mark_line(interpolate="step-after", strokeWidth=1.5, strokeDash=[4, 3], color=alt.ExprRef("soft"))
     slanted = {"angle": 320, "align": "left"} if len(group.schemes) > 5 else {}
-    names = base.mark_text(baseline="bottom", fontSize=11, **slanted, color=alt.ExprRef("soft")).encode(
-        x=alt.X("kilobytes:Q", aggregate="mean"), y=alt.value(-3), text="scheme:N", detail="scheme:N"
+    # The position is the first line's, and the last one stands on the panel.
+    first_line = f"-3 - {NAME_LINE} * (length(split(datum.names, '\\n')) - 1)"
+    lines = {"baseline": "bottom", "fontSize": 11, "lineHeight": NAME_LINE, "lineBreak": "\n"}
+    names = base.mark_text(**lines, **slanted, color=alt.ExprRef("soft")).encode(
+        x=alt.X("middle:Q", title="Weights (kB)"), y=alt.value(alt.ExprRef(first_line)), text="names:N"
     )
     layers = alt.layer(
         front.transform_filter("datum.front"),
         marks.mark_point(filled=True, opacity=1, size=80),
         _hollow(marks, 26),
-        names,
-        data=_data(points, "panel", "kilobytes", "front", "scheme", "defense"),
+        names.transform_filter("isValid(datum.names)"),
+        data=_data(points, "panel", "kilobytes", "middle", "names", "front", "scheme", "defense"),
     )
     return _fluid(layers, [worst_case, CLEAN])
+
+
+def _with_names(points: pd.DataFrame, schemes: list[str]) -> pd.DataFrame:
+    """A panel's points with `middle`, the mean of the `kilobytes` of their scheme, and with `names`.
+
+    These are the schemes there, one a line, at one of their points and null at the others: names of equally large
+    ones would be printed over each other.
+    """
+    # To a byte, so that means of the same sizes are the same number.
+    points = points.assign(middle=points.groupby("scheme")["kilobytes"].transform("mean").round(3))
+    names = points.groupby("middle")["scheme"].agg(lambda there: "\n".join(sorted(set(there), key=schemes.index)))
+    return points.assign(names=points["middle"].map(names).where(~points.duplicated("middle")))
 
 
 def on_front(points: pd.DataFrame) -> pd.Series:
@@ -455,10 +500,11 @@ def _told_accuracies(group: Group) -> list[str]:
     robust = group.worst_case().sort_values("percent", kind="stable")
     if robust.empty:
         return [in_the_table]
-    low, high = robust.iloc[0], robust.iloc[-1]
+    counts = ", {images:,} images" if differ_in_images(robust) else ""
+    told = f"{{percent:.1f}} % ({{variant}}{counts})"
+    low, high = (told.format(**robust.iloc[end]) for end in (0, -1))
     return [
-        f"Worst-case robust accuracy at {group.budget} goes from {low['percent']:.1f} % ({low['variant']}) to "
-        f"{high['percent']:.1f} % ({high['variant']}); {_flagged_of(robust)}.",
+        f"Worst-case robust accuracy at {group.budget} goes from {low} to {high}; {_flagged_of(robust)}.",
         in_the_table,
     ]
 
@@ -527,7 +573,9 @@ def configuration(theme: str) -> dict:
 
 
 def _data(rows: pd.DataFrame, *columns: str) -> alt.Data:
-    shown = dict.fromkeys(["variant", "percent", "low", "high", "n", "flagged", "flags", *columns])
+    shown = dict.fromkeys(["variant", "percent", "low", "high", "images", "flagged", "flags", *columns])
+    seeds = rows["n"].map(" × {} seeds".format).where(rows["seed"] == "all", "")
+    rows = rows.assign(images=rows["images"].map("{:,}".format) + seeds)
     return _values(rows[list(shown)].round({"percent": 3, "low": 3, "high": 3}))
 
 
@@ -538,12 +586,15 @@ def _values(rows: pd.DataFrame) -> alt.Data:
 
 
 def _tooltips(*names: str) -> list[alt.Tooltip]:
-    titles = {"variant": "Variant", "series": "Attack", "attack": "Attack", "surrogate": "Surrogate", "flags": "Flags"}
+    titles = {
+        **{"variant": "Variant", "series": "Attack", "attack": "Attack", "threat": "Threat"},
+        **{"surrogate": "Surrogate", "flags": "Flags"},
+    }
     numbers = {"percent": "Accuracy (%)", "low": "95 % from", "high": "95 % to"}
     return [
         *(alt.Tooltip(f"{name}:N", title=titles[name]) for name in names if name != "flags"),
         *(alt.Tooltip(f"{name}:Q", title=title, format=".1f") for name, title in numbers.items()),
-        alt.Tooltip("n:Q", title="Samples (or seeds)"),
+        alt.Tooltip("images:N", title="Images"),
         *(alt.Tooltip(f"{name}:N", title=titles[name]) for name in names if name == "flags"),
     ]
 
@@ -556,18 +607,22 @@ def _cell_layers(base: alt.Chart, width: int, height: int, number: str) -> list[
         scale=alt.Scale(scheme="viridis", domain=[0, 100]),
         legend=alt.Legend(gradientLength=200, gradientThickness=10, tickCount=5),
     )
-    on_colour = alt.condition(f"datum.percent > {BLACK_TEXT_FROM}", alt.value("#000000"), alt.value("#ffffff"))
     # A size of 4 draws a path in pixels.
     hatching = base.mark_point(
         filled=False, size=4, shape=hatch(width, height, FLAG_LINES), strokeWidth=1, opacity=0.55
     )
     return [
         base.mark_rect(stroke=alt.ExprRef("paper"), strokeWidth=2).encode(color=colour),
-        hatching.transform_filter("datum.flagged").encode(color=on_colour),
+        hatching.transform_filter("datum.flagged").encode(color=_on_colour()),
         base.mark_text(fontSize=13 if width > 30 else 10, fontWeight=600).encode(
-            text=alt.Text("percent:Q", format=number), color=on_colour
+            text=alt.Text("percent:Q", format=number), color=_on_colour()
         ),
     ]
+
+
+def _on_colour() -> dict:
+    """Black or white, whichever stands out from a cell."""
+    return alt.condition(f"datum.percent > {BLACK_TEXT_FROM}", alt.value("#000000"), alt.value("#ffffff"))
 
 
 def hatch(width: float, height: float, spacing: float) -> str:

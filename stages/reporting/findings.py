@@ -8,13 +8,16 @@ from markupsafe import Markup, escape
 
 from stages.metrics.flags import MEANINGS
 from stages.metrics.results import THREATS, split_flags
-from stages.reporting.figures import NORM_NAMES, Group, budget_label, is_unbounded, medians
+from stages.reporting.figures import NORM_NAMES, Group, budget_label, differ_in_images, is_unbounded, medians
 
 NUMBERS = ["No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve"]
 FLOAT_SCHEME = "fp32"
 
 # How the attacks of a threat are told, where its name in brackets would not do.
 TOLD = {"transfer": "with {} transferred from the other variants", "noise": "with {} (no attacker)"}
+
+# What may be attacked on fewer images than the rest (a test set may be small), and the word before its name.
+FEWER = {"dataset": "of", "defense": "of", "attack": "with"}
 
 
 def findings(results: pd.DataFrame, groups: list[Group]) -> list[Markup]:
@@ -44,9 +47,23 @@ def _done(results: pd.DataFrame, norms: list[str]) -> Markup:
     largest = attacked.groupby("norm")["epsilon"].max()
     budgets = [budget_label(largest[norm], norm, several_norms=len(norms) > 1) for norm in norms]
     budgets = [budget.replace("epsilon", "epsilon up to") for budget in budgets]
-    return sentence + Markup(" {} attacked {}, on {} test images each, at {}.").format(
-        verb, _attacks(attacked), int(attacked["n"].min()), _list(budgets)
+    return sentence + Markup(" {} attacked {}, on {}, at {}.").format(
+        verb, _attacks(attacked), _images(attacked), _list(budgets)
     )
+
+
+def _images(attacked: pd.DataFrame) -> Markup:
+    """On how many images, and what was limited to fewer: each limit once, under the first of `FEWER` that has it."""
+    most = attacked["n"].max()
+    told = Markup("{:,} test images each").format(most)
+    limited = []
+    for column, preposition in FEWER.items():
+        counts = attacked.groupby(column)["n"].max()
+        counts = counts[counts < most]
+        for count, names in counts.groupby(counts):
+            limited.append(Markup("{:,} {} {}").format(count, preposition, _list(list(names.index))))
+        attacked = attacked[~attacked[column].isin(counts.index)]
+    return told + Markup(" ({})").format(Markup(", ").join(limited)) if limited else told
 
 
 def _attacks(attacked: pd.DataFrame) -> Markup:
@@ -65,8 +82,8 @@ def _best(group: Group, *, name_subject: bool, budget_first: bool) -> Markup:
         opening = f"On {group.subject}" + budget * budget_first
     where = Markup("{}, the").format(opening) if opening else Markup("The")
     there = "" if budget_first else budget
-    quantized = group.worst_case()
-    quantized = quantized[quantized["scheme"] != FLOAT_SCHEME]
+    attacked = group.worst_case()
+    quantized = attacked[attacked["scheme"] != FLOAT_SCHEME]
     trusted = quantized[~quantized["flagged"]]
     # Of equally robust variants the smaller one is better.
     smaller = [group.schemes.index(scheme) for scheme in trusted["scheme"]]
@@ -79,18 +96,24 @@ def _best(group: Group, *, name_subject: bool, budget_first: bool) -> Markup:
         )
     best = trusted.iloc[0]
     return Markup(
-        "{} most robust quantized variant without a flag is <b>{}</b>: <b>{:.1f} %</b> of the images stay correctly "
+        "{} most robust quantized variant without a flag is <b>{}</b>: <b>{:.1f} %</b>{} stay correctly "
         "classified{} under the worst of these attacks (95 % interval {:.1f} to {:.1f}{}){}."
     ).format(
         where,
         best["variant"],
         best["percent"],
+        _of_images(best, attacked) or " of the images",
         there,
         best["low"],
         best["high"],
-        _runner_up(trusted),
-        _cost(group, best),
+        _runner_up(trusted, attacked),
+        _cost(group, best, attacked),
     )
+
+
+def _of_images(row: pd.Series, rows: pd.DataFrame, preposition: str = "of") -> str:
+    """Over how many images a number is (of each seed), where the rows that it may be compared with differ in that."""
+    return f" {preposition} {row['images']:,} images" if differ_in_images(rows) else ""
 
 
 def _nearest(group: Group, *, name_subject: bool) -> list[Markup]:
@@ -108,29 +131,44 @@ def _nearest(group: Group, *, name_subject: bool) -> list[Markup]:
     ]
 
 
-def _runner_up(trusted: pd.DataFrame) -> Markup:
+def _runner_up(trusted: pd.DataFrame, attacked: pd.DataFrame) -> Markup:
     """Who is no worse than the best as far as its interval tells."""
     best = trusted.iloc[0]
     level = trusted.iloc[1:].loc[lambda rows: rows["percent"] >= best["low"]]
     if level.empty:
         return Markup("")
-    return Markup("; {} lies within it with {:.1f} %").format(level.iloc[0]["variant"], level.iloc[0]["percent"])
-
-
-def _cost(group: Group, best: pd.Series) -> Markup:
-    """What the best is worth without its defense, and clean."""
-    clean = group.clean().set_index("variant")["percent"]
-    own = Markup("its clean accuracy is {:.1f} %").format(clean[best["variant"]])
-    if best["defense"] == "none":
-        return Markup(", without any defense; {}").format(own)
-    undefended = group.worst_case().query("scheme == @best.scheme and defense == 'none'")
-    if undefended.empty:
-        return Markup("; {}").format(own)
-    plain = undefended.iloc[0]
-    lost = clean[plain["variant"]] - clean[best["variant"]]
-    return Markup(", against {:.1f} %{} undefended; {}, {:.1f} points {} than undefended").format(
-        plain["percent"], " (flagged)" if plain["flagged"] else "", own, abs(lost), "less" if lost >= 0 else "more"
+    second = level.iloc[0]
+    return Markup("; {} lies within it with {:.1f} %{}").format(
+        second["variant"], second["percent"], _of_images(second, attacked)
     )
+
+
+def _cost(group: Group, best: pd.Series, attacked: pd.DataFrame) -> Markup:
+    """What the best is worth without its defense, and clean."""
+    clean = group.clean().set_index("variant")
+    own = clean.loc[best["variant"]]
+    told = Markup("its clean accuracy is {:.1f} %{}").format(own["percent"], _of_images(own, clean, "on"))
+    if best["defense"] == "none":
+        return Markup(", without any defense; {}").format(told)
+    undefended = attacked.query("scheme == @best.scheme and defense == 'none'")
+    if undefended.empty:
+        return Markup("; {}").format(told)
+    plain = undefended.iloc[0]
+    return Markup(", against {:.1f} %{}{} undefended; {}, {}").format(
+        plain["percent"],
+        _of_images(plain, attacked),
+        " (flagged)" if plain["flagged"] else "",
+        told,
+        _lost(own, clean.loc[plain["variant"]]),
+    )
+
+
+def _lost(own: pd.Series, plain: pd.Series) -> str:
+    """What a defense costs in clean accuracy: no difference where the two are over other images."""
+    if own["images"] != plain["images"]:
+        return f"that of the undefended one {plain['percent']:.1f} % on {plain['images']:,}"
+    lost = plain["percent"] - own["percent"]
+    return f"{abs(lost):.1f} points {'less' if lost >= 0 else 'more'} than undefended"
 
 
 def _trust(results: pd.DataFrame) -> Markup:

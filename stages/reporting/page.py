@@ -39,7 +39,8 @@ SECTIONS = {
         "Heat map",
         "Which defense and number format withstand attack",
         f"Accuracy on attacked and on clean images, each number in percent. {HATCHED} Hatched cells are flagged: do "
-        "not trust their numbers, which may be far too high.",
+        "not trust their numbers, which may be far too high. A cell with an <i>n</i> is over so many images, another "
+        "number than most cells of its panel, and compares with these only roughly.",
         "No variant was evaluated at the headline epsilon.",
     ),
     "accuracy_vs_epsilon": (
@@ -111,9 +112,11 @@ DIAGNOSTIC_SECTIONS = {
 
 GLOSSARY = {
     "Variant": "A trained network: dataset, model, scheme, defense and seed.",
-    "Scheme": "The network's number format: fp32 is the float network, int8 has 8-bit weights and activations, w4a4 "
-    "has 4-bit ones, w1a1 has single bits; first and last layers keep 8 bits in all of them.",
-    "Defense": "How the network was trained to withstand attacks; none is plain training.",
+    "Scheme": "The network's number format: fp32 is the float network, int8 has 8-bit weights and activations, int16x8 "
+    "has 8-bit weights and 16-bit activations, w4a4 has 4-bit ones of both, w1a1 has single bits; the weights of first "
+    "and last layers keep 8 bits in all quantized ones.",
+    "Defense": "How the network was trained to withstand attacks, or which filter changes its inputs; none is plain "
+    "training without a filter.",
     "Norm": "How the size of a change is measured. Linf is the largest change of any input value, L2 the Euclidean "
     "length of the change, L1 the sum of the changes of all values, L0 how many values change at all. Values are in 0 "
     "to 1, and each channel of a pixel is one. Numbers of different norms do not compare.",
@@ -129,7 +132,10 @@ GLOSSARY = {
     "that is wrong when clean counts as not robust.",
     "Worst case": "An image counts only if it withstands every attack of one norm and epsilon.",
     "White box": "The attacker computes gradients of the attacked network itself.",
-    "Adaptive": "White box against a random network: each gradient averages several draws of its randomness.",
+    "Adaptive": "White box against a defense whose own gradients would mislead: a filter of inputs is differentiated "
+    "as a smooth stand-in of it (BPDA), a random network by gradients that average several draws (EOT).",
+    "BPDA": "Backward pass differentiable approximation: values are those of the filter itself, gradients those of a "
+    "smooth function near it, such as the identity.",
     "EOT": "Expectation over transformation: how many draws of a random network an attacker's gradient averages; 1 "
     "means that nothing is averaged, 0 that the attack uses no gradients.",
     "Black box": "The attacker sees the outputs of the attacked network and nothing else of it.",

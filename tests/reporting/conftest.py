@@ -8,7 +8,7 @@ from tests.synthetic import synthetic_scores
 
 HEADLINE = 8 / 255
 HEADLINES = {"linf": HEADLINE, "l2": 0.5}
-WEIGHT_BYTES = {"fp32": 312_000, "int8": 80_000, "w4a4": 44_000, "w1a1": 15_000}
+WEIGHT_BYTES = {"fp32": 312_000, "int8": 80_000, "int16x8": 80_000, "w4a4": 44_000, "w1a1": 15_000}
 
 
 def footprints(table: pd.DataFrame) -> pd.DataFrame:
@@ -36,6 +36,25 @@ def study():
 def black_box_study(study):
     attacks = ("noise", "pgd", "square")
     return study(attacks=attacks, transfer=(), epsilons=(0, 4 / 255, 8 / 255), samples=100, test_samples=200)
+
+
+@pytest.fixture(scope="session")
+def limited_study():
+    """Two formats of equal size, and a filter that was evaluated on 8 images and, of course, adaptively."""
+    return limited(8)
+
+
+def limited(images: int, **options):
+    """Scores, result table and groups of a study whose filter, pixel_defend, was evaluated on fewer images."""
+    options = {"attacks": ("fgsm", "pgd", "square"), "epsilons": (0, 4 / 255, HEADLINE)} | options
+    networks = {"schemes": ("fp32", "int8", "w4a4"), "defenses": ("none", "fast_at"), "also": (), "transfer": ()}
+    scores = synthetic_scores(**networks, **options, samples=100, test_samples=1200)
+    scores = scores.replace({"scheme": {"w4a4": "int16x8"}, "defense": {"fast_at": "pixel_defend"}})
+    filtered = scores["defense"] == "pixel_defend"
+    scores.loc[filtered & (scores["threat"] == "white_box"), "threat"] = "adaptive"
+    scores = scores[~filtered | (scores["sample"] < images)]
+    table = results(scores, {})
+    return scores, table, groups(table, footprints(table), HEADLINES, distances(scores, table))
 
 
 @pytest.fixture(scope="session")

@@ -250,7 +250,7 @@ def test_an_attack_is_shown_in_its_norm(opened):
     captions = "figures => figures.filter(figure => !figure.hidden).map(figure => figure.innerText.split('\\n')[0])"
     names = ["fashion_mnist · resnet8 · Linf", "fashion_mnist · resnet8 · L2"]
     assert figures.evaluate_all(captions) == names
-    tab.locator("#series label", has_text="deepfool (white box)").click()
+    tab.locator("#series").get_by_text("deepfool", exact=True).click()
     assert figures.evaluate_all(captions) == names[1:]
     tab.evaluate("delete document.documentElement.dataset.drawn")
     tab.set_viewport_size({"width": 1280, "height": 900})

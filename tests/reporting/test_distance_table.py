@@ -25,7 +25,7 @@ def by_hand(found, attack="deepfool", norm="l2"):
     shared = {"dataset": "data", "model": "net", "scheme": "int8", "defense": "none", "seed": 0, "flips": 0}
     shared |= {"sample": np.arange(len(found)), "label": 0, "prediction": 0, "surrogate": "", "grid": ""}
     shared |= {"l0": 0, "l1": 0.0, "l2": 0.0, "linf": 0.0, "forwards": 1.0, "backwards": 0.0}
-    shared |= {"eot_samples": 0, "stochastic": False, "gradient_norm": 1.0}
+    shared |= {"detected": None, "eot_samples": 0, "stochastic": False, "gradient_norm": 1.0}
     clean = {"threat": "clean", "attack": "clean", "norm": "", "minimal_norm": False, "epsilon": 0.0}
     clean |= {"correct": True}
     crafted = {"threat": "white_box", "attack": attack, "norm": norm, "minimal_norm": True, "epsilon": inf}

@@ -29,7 +29,7 @@ from stages.reporting.figures import (
     transfer_cells,
 )
 from stages.reporting.figures import groups as make_groups
-from tests.reporting.conftest import HEADLINES, footprints
+from tests.reporting.conftest import HEADLINES, footprints, limited
 
 
 def drawing(name, groups):
@@ -148,7 +148,7 @@ def test_rows_at_epsilon_one_are_in_no_figure(default_study):
 def test_curves_offer_worst_case_first_and_the_strongest_surrogate(default_study):
     (group,) = default_study[2]
     names = series_names(group)
-    assert names == [WORST_CASE, "fgsm (white box)", "noise", "pgd (white box)", "transferred pgd, strongest surrogate"]
+    assert names == [WORST_CASE, "fgsm", "noise", "pgd", "transferred pgd, strongest surrogate"]
     curves = epsilon_curves(group)
     strongest = curves[curves["series"] == names[-1]].set_index(["variant", "epsilon"])["accuracy"]
     transfer = group.rows[group.rows["threat"] == "transfer"]
@@ -159,9 +159,64 @@ def test_curves_offer_worst_case_first_and_the_strongest_surrogate(default_study
 
 def test_curves_tell_black_box_from_white_box_and_noise(black_box_study):
     (group,) = black_box_study[2]
-    assert series_names(group) == [WORST_CASE, "noise", "pgd (white box)", "square (black box)"]
+    assert series_names(group) == [WORST_CASE, "noise", "pgd", "square (black box)"]
     curves = epsilon_curves(group)
     assert set(curves.loc[curves["series"] == "square (black box)", "threat"]) == {"black_box"}
+
+
+def test_a_filter_stands_beside_the_undefended_in_the_curve_of_an_attack(limited_study):
+    (group,) = limited_study[2]
+    assert series_names(group) == [WORST_CASE, "fgsm", "pgd", "square (black box)"]
+    chart = specification(FIGURES["accuracy_vs_epsilon"](group))
+    drawn = {(value["defense"], value["threat"]) for value in chart["data"]["values"] if value["series"] == "pgd"}
+    assert drawn == {("none", "white box"), ("pixel_defend", "adaptive")}
+    told = [layer["encoding"].get("tooltip", []) for layer in chart["spec"]["layer"]]
+    assert "threat" in {tooltip["field"] for tooltips in told for tooltip in tooltips}
+
+
+def test_cells_over_another_number_of_images_say_so(limited_study):
+    (group,) = limited_study[2]
+    cells = specification(FIGURES["heatmap"](group))["data"]["values"]
+    counts = {(cell["panel"], cell["defense"]): (cell["count"], cell["images"]) for cell in cells}
+    worst_case = "Worst case, epsilon 8/255"
+    assert len(cells) == 12
+    assert counts == {
+        (worst_case, "none"): (None, "100"),
+        (worst_case, "pixel_defend"): ("n = 8", "8"),
+        ("Clean", "none"): (None, "1,200"),
+        ("Clean", "pixel_defend"): ("n = 8", "8"),
+    }
+    assert texts(drawing("heatmap", [group])).count("n = 8") == 6
+    assert re.search(r" % \([^)]*, 8 images\)", description("heatmap", group))
+
+
+def test_no_cell_tells_its_images_where_all_have_as_many(default_study):
+    (group,) = default_study[2]
+    assert "n = " not in drawing("heatmap", [group]) and "images)" not in description("heatmap", group)
+
+
+def test_without_attacks_the_clean_cells_are_drawn(study):
+    groups = study(attacks=(), transfer=(), schemes=("fp32", "int8"), defenses=("none",), also=())[2]
+    for name in ("heatmap", "pareto"):
+        assert "int8" in texts(drawing(name, groups))
+    assert "n = " not in drawing("heatmap", groups)
+
+
+def test_images_of_several_seeds_are_those_of_each():
+    (group,) = limited(8, seeds=(0, 1))[2]
+    cells = specification(FIGURES["heatmap"](group))["data"]["values"]
+    assert {cell["images"] for cell in cells} == {"100 × 2 seeds", "1,200 × 2 seeds", "8 × 2 seeds"}
+    assert {cell["count"] for cell in cells} == {None, "n = 8"}
+
+
+def test_schemes_of_equal_size_share_one_name(limited_study):
+    (group,) = limited_study[2]
+    values = specification(FIGURES["pareto"](group))["data"]["values"]
+    for panel in ("Clean", "Worst case, epsilon 8/255"):
+        names = {value["names"]: value["middle"] for value in values if value["panel"] == panel and value["names"]}
+        assert names == {"fp32": 312, "int16x8\nint8": 80}
+    drawn = texts(drawing("pareto", [group]))
+    assert [drawn.count(name) for name in group.schemes] == [2, 2, 2]
 
 
 def test_each_norm_has_its_group_in_the_order_of_the_headlines(two_norm_study):

@@ -1,4 +1,7 @@
+import re
+
 from stages.reporting.findings import findings
+from tests.reporting.conftest import limited
 
 
 def sentences(study):
@@ -25,6 +28,41 @@ def test_attacks_are_told_apart_by_what_the_attacker_sees(black_box_study):
         "attacked with pgd (white box), with square (black box), and with noise (no attacker), on"
         in sentences(black_box_study)[0]
     )
+
+
+def test_what_was_attacked_on_fewer_images_is_named(limited_study):
+    done = sentences(limited_study)[0]
+    assert "on 100 test images each (8 of pixel_defend), at epsilon" in done
+
+
+def test_each_limit_is_told_once(limited_study):
+    _, table, groups = limited_study
+    table = table.copy()
+    table.loc[(table["attack"] == "square") & (table["defense"] == "none"), "n"] = 50
+    on_the_filter_alone = (table["attack"] == "fgsm") & (table["defense"] == "none")
+    (done, *_) = findings(table[~on_the_filter_alone], groups)
+    assert "on 100 test images each (8 of pixel_defend, 50 with square), at" in done
+
+
+def test_numbers_over_other_images_are_told_with_their_images_and_not_subtracted(limited_study):
+    (group,) = limited_study[2]
+    best = sentences(limited_study)[1]
+    clean, worst = (rows.set_index("variant")["percent"] for rows in (group.clean(), group.worst_case()))
+    scheme = re.search(r"<b>(\w+) · pixel_defend</b>", best)[1]
+    own, plain = f"{scheme} · pixel_defend", f"{scheme} · none"
+    assert f"<b>{worst[own]:.1f} %</b> of 8 images stay correctly classified" in best
+    assert f" % of 8 images), against {worst[plain]:.1f} % of 100 images undefended" in best  # also of the runner-up
+    assert (
+        f"its clean accuracy is {clean[own]:.1f} % on 8 images, that of the undefended one {clean[plain]:.1f} % "
+        "on 1,200."
+    ) in best
+    assert "points" not in best
+
+
+def test_images_of_several_seeds_are_counted_for_each():
+    done, best, _ = sentences(limited(8, seeds=(0, 1)))
+    assert "on 100 test images each (8 of pixel_defend)" in done
+    assert "</b> of 8 images stay" in best and "of 100 images undefended" in best
 
 
 def test_the_best_variant_is_compared_with_its_undefended_self(default_study):

@@ -1,16 +1,18 @@
 import json
 import re
 from html import unescape
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
 
+from stages import schemes
 from stages.claims.claim import Claim, undecided
 from stages.metrics.flags import MEANINGS
 from stages.reporting.diagnostics import diagnosed
 from stages.reporting.examples import Picture, Row, png
-from stages.reporting.page import DIAGNOSTIC_SECTIONS, commands, page, table_columns
+from stages.reporting.page import DIAGNOSTIC_SECTIONS, GLOSSARY, commands, page, table_columns
 from tests.synthetic_diagnostics import footprints, synthetic_diagnostics
 
 STUDY = {"title": "A <small> study", "question": "Does it & its like hold?"}
@@ -93,7 +95,7 @@ def test_black_box_rows_are_in_the_table_with_their_queries(black_box_study):
     assert not square["backwards"].any() and "norm" in constants
     assert all("-square --recompute && python -m stages score" in command for command in square["command"])
     html = html_of(black_box_study)
-    for name in ("worst case", "noise", "pgd (white box)", "square (black box)"):
+    for name in ("worst case", "noise", "pgd", "square (black box)"):
         assert f"<span>{name}</span>" in html
     assert "<dt>Black box</dt>" in html
     flagged = sum("black_box_beats_white_box" in flags.split(";") for flags in table["flags"])
@@ -176,7 +178,7 @@ def test_a_page_of_several_norms_names_them(two_norm_study):
         {"worst case", "pgd"},
         {"worst case", "pgd_l2", "deepfool"},
     ]
-    for word in ("Norm", "Epsilon any", "Minimal-norm attack", "Distance", "Adaptive", "EOT"):
+    for word in ("Norm", "Epsilon any", "Minimal-norm attack", "Distance", "Adaptive", "BPDA", "EOT"):
         assert f"<dt>{word}</dt>" in html
 
 
@@ -188,6 +190,12 @@ def test_distances_are_told_to_those_who_cannot_see_them(two_norm_study):
     assert all(f"({variant})" in text for variant in in_l2.distances["variant"] if variant != "w1a1 · none")
     assert "None was found for more than half of the images of w1a1 · none." in text
     assert "1 of 10 variants are flagged." in text
+
+
+def test_every_number_format_is_in_the_glossary():
+    formats = {file.stem for file in Path(schemes.__file__).parent.glob("[!_]*.py")}
+    assert len(formats) >= 4
+    assert {"fp32", *formats} <= set(re.findall(r"\w+", GLOSSARY["Scheme"]))
 
 
 def test_every_flag_is_explained_with_its_count(default_study, html):
