@@ -137,7 +137,7 @@ def _set_rows(
     device: torch.device,
     **threat: str,
 ) -> pd.DataFrame:
-    """Scores of one adversarial set; sizes are those of the perturbation that the network has `seen`."""
+    """Scores of one adversarial set; sizes are those of the perturbation that the classifier has `seen`."""
     samples, labels = adversarial_set.samples, adversarial_set.labels
     originals = as_input(torch.from_numpy(test.inputs[samples]).to(device))
     frames = []
@@ -166,7 +166,12 @@ def _as_crafted(inputs: Tensor) -> Tensor:
 
 
 def _seen_by(classifier: Classifier) -> Callable[[Tensor], Tensor]:
-    """What the input quantizer, if any, makes of inputs: an epsilon of .002 can become one level of 8 bits, .0039."""
+    """What the input quantizer, if any, makes of inputs: an epsilon of .002 can become one level of 8 bits, .0039.
+
+    A filter comes before the quantizer and meets a perturbation as it was crafted.
+    """
+    if isinstance(classifier, Filtered):
+        return _as_crafted
     quantizers = [module for module in classifier.modules() if isinstance(module, FrozenInput)]
     return quantizers[0].rounded if quantizers else _as_crafted
 

@@ -27,11 +27,11 @@ SEEDS = {"fp32": 0, "int8": 1}
 
 
 class LinearStudy:
-    """The working directory of a study of one float and one int8 variant under several attacks."""
+    """The working directory of a study of one float and one int8 variant of each defense under several attacks."""
 
-    def __init__(self, folder: Path, monkeypatch, **evaluation) -> None:
+    def __init__(self, folder: Path, monkeypatch, defenses: tuple[str, ...] = ("none",), **evaluation) -> None:
         written = yaml.safe_load((ROOT / "studies/smoke/params.yaml").read_text())
-        written["grid"] |= {"schemes": ["fp32", "int8"], "also": []}
+        written["grid"] |= {"schemes": ["fp32", "int8"], "defenses": list(defenses), "also": []}
         written["attacks"] = {
             "noise": {},
             "fgsm": {},

@@ -1,15 +1,19 @@
 """Networks that are made with the help of others: teachers, sources, and filters before undefended networks."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from stages import train
 from stages.artifacts.adversarial import load_adversarial_set
 from stages.artifacts.classifiers import load_classifier
+from stages.artifacts.datasets import load_dataset, save_dataset
 from stages.artifacts.networks import load_description, load_network
+from stages.datasets.arrays import Split
 from stages.datasets.tensors import as_input
 from stages.defenses.filtered import Filtered
 from stages.plan import networks
@@ -107,6 +111,47 @@ def test_filters_are_fitted_once_and_put_before_every_number_format(made):
     fitted = load_description(Path("data/filtered", NAME.format("fp32", "pixel_defend", 0)))
     assert len(fitted["history"]) == 1 and fitted["filter"] == {"defense": "pixel_defend", "settings": SMALL}
     assert fitted["variant"]["defense"] == "pixel_defend"
+
+
+def test_a_filtered_network_costs_what_its_filter_costs_too(made):
+    made(
+        grid=grid(["fp32", "int8"], ["feature_squeezing", "pixel_defend"]),
+        defenses={"pixel_defend": SMALL, "feature_squeezing": {}},
+        training={"epochs": 1},
+    )
+
+    def cost(folder, scheme, defense):
+        return load_description(Path("data", folder, NAME.format(scheme, defense, 0)))["footprint"]
+
+    channels, height, width = SHAPE
+    for scheme, folder in (("fp32", "trained"), ("int8", "quantized")):
+        alone = cost(folder, scheme, "none")
+        assert cost("filtered", scheme, "feature_squeezing") == alone
+        path = Path("data/filtered", NAME.format(scheme, "pixel_defend", 0))
+        stored = sum(tensor.numel() for tensor in load_classifier(path).filter.density.parameters())
+        behind = cost("filtered", scheme, "pixel_defend")
+        assert behind["parameters"] == alone["parameters"] + stored
+        assert behind["weight_bytes"] == alone["weight_bytes"] + 4 * stored
+        assert behind["macs"] > alone["macs"] + height * width * 8 * 8  # more than one of its layers
+        # The image and two rows of a block's hidden values are more than the quantized network's activations.
+        purification = 4 * (channels * height * width + 2 * width * SMALL["width"])
+        assert behind["peak_activation_bytes"] == max(alone["peak_activation_bytes"], purification)
+        assert (behind["peak_activation_bytes"] == purification) == (scheme == "int8")
+
+
+def test_a_detector_reports_one_in_twenty_validation_images(made):
+    project, _ = made(grid=grid(["fp32"], ["feature_squeezing"]), training={"epochs": 1})
+    path = Path("data/prepared/fashion_mnist.safetensors")
+    dataset = load_dataset(path)
+    smooth = np.random.default_rng(1).integers(0, 256, (100, 1, 1, 1)) * np.ones((1, *SHAPE))
+    smooth[:, :, 5, 5] += np.linspace(-20, 20, 100)[:, None]
+    val = Split(smooth.clip(0, 255).astype(np.uint8), dataset.val.labels[:100])
+    save_dataset(path, replace(dataset, val=val))
+    name = NAME.format("fp32", "feature_squeezing", 0)
+    project.run("filter", name)
+    classifier = load_classifier(Path("data/filtered", name))
+    assert classifier.detected(as_input(torch.from_numpy(val.inputs))).sum() == 5
+    assert classifier.detected(as_input(torch.from_numpy(dataset.train.inputs))).float().mean() > 0.5
 
 
 def test_attacks_on_filters_are_adaptive(made):

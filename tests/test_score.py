@@ -269,6 +269,23 @@ def test_before_a_quantizer_sizes_are_those_after_its_rounding(tmp_path, monkeyp
     np.testing.assert_allclose(rows.loc[rows["epsilon"] == 0.002, "linf"], realised, rtol=1e-4)
 
 
+def test_before_a_filter_sizes_are_those_that_were_crafted(tmp_path, monkeypatch):
+    budgets = {"epsilons": {"linf": [0, 0.002], "l2": [0.05]}, "headline_epsilon": {"linf": 0.002, "l2": 0.05}}
+    study = LinearStudy(tmp_path, monkeypatch, grid="pre_quantizer", **budgets)
+    load = study.classifier
+
+    def filtered(path, device):
+        classifier = load(path)
+        defended = Filtered(classifier.network, Doubtful(), classifier.input_shape, classifier.num_classes)
+        defended.input = classifier.input  # the quantizer, behind the filter
+        return defended
+
+    attacked_and_scored(study, "fgsm")
+    monkeypatch.setattr(score, "load_classifier", filtered)
+    rows = scored(study, f"{INT8}-fgsm")
+    np.testing.assert_allclose(rows.loc[rows["epsilon"] == 0.002, "linf"], 0.002, rtol=1e-4)
+
+
 class Doubtful(InputFilter):
     """Halves inputs, and suspects bright ones."""
 
@@ -319,3 +336,17 @@ def test_of_a_defense_that_takes_long_fewer_samples_are_scored(tmp_path, monkeyp
     # Clean, all images that others are attacked on.
     assert len(clean) == 20 and set(rows["sample"]) < set(clean["sample"]) and clean["sample"].is_monotonic_increasing
     assert set(clean.loc[clean["gradient_norm"].notna(), "sample"]) == set(rows["sample"])
+
+
+def test_of_sets_replayed_on_a_limited_defense_the_first_samples_are_scored(tmp_path, monkeypatch):
+    limits = {"defenses": {"feature_squeezing": {"samples": 5, "attacks": ["pgd"]}}}
+    study = LinearStudy(tmp_path, monkeypatch, defenses=("none", "feature_squeezing"), limits=limits)
+    target = FLOAT.replace("none", "feature_squeezing")
+    for crafted_on in (FLOAT, INT8, target):
+        study.run("attack", f"{crafted_on}-pgd")
+    rows = scored(study, f"{target}-pgd")
+    crafted = load_adversarial_set(Path(f"data/adversarial/{FLOAT}-pgd.safetensors"))
+    assert len(crafted.samples) == 20
+    assert set(rows["surrogate"]) == {"", FLOAT, INT8}
+    for _, group in rows.groupby(["surrogate", "epsilon"]):
+        assert group["sample"].tolist() == crafted.samples[:5].tolist()

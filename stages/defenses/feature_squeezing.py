@@ -8,6 +8,7 @@ input and for the input squeezed by one of them. The paper's third squeezer for 
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,11 +17,9 @@ from stages.defenses.input_filter import InputFilter
 from stages.knobs import Count
 from stages.quantization.rounding import round_straight_through
 
-MOST_BITS = 8  # of a digital input
-
 
 class FeatureSqueezing(InputFilter):
-    """Bit depth, then the median.
+    """Bit depth, then the median; neither has parameters or multiply-accumulates, and both can work in place.
 
     bits: 1 to 8, a value of the squeezed input. window: of the median, in pixels a side; at most the image's sides.
     """
@@ -43,15 +42,15 @@ class FeatureSqueezing(InputFilter):
         return torch.stack([(logits_of(other).softmax(1) - probabilities).abs().sum(1) for other in squeezed]).amax(0)
 
 
-def filter(input_shape: tuple[int, int, int], *, bits: Count = 5, window: Count = 2) -> FeatureSqueezing:
+def filter(
+    input_shape: tuple[int, int, int], *, bits: Literal[1, 2, 3, 4, 5, 6, 7, 8] = 5, window: Count = 2
+) -> FeatureSqueezing:
     """The filter for inputs of a shape (C, H, W).
 
-    bits: of a squeezed value, 1 to 8. window: of the median, pixels a side; 1 is no median. Defaults are the paper's
-    for CIFAR-10 (section V-B: bit depth 5, median 2x2).
-    Raises ValueError if there are too many bits, or if the window is larger than the image.
+    bits: of a squeezed value; a digital input has 8. window: of the median, pixels a side; 1 is no median. Defaults
+    are the paper's for CIFAR-10 (section V-B: bit depth 5, median 2x2).
+    Raises ValueError if the window is larger than the image.
     """
-    if bits > MOST_BITS:
-        raise ValueError(f"feature_squeezing: bits is {bits}, expected at most {MOST_BITS}")
     if window > min(input_shape[1:]):
         raise ValueError(
             f"feature_squeezing: window is {window}, expected at most the sides of an image, {min(input_shape[1:])}"

@@ -12,8 +12,6 @@ from stages.defenses.input_filter import InputFilter
 class Filtered(Classifier):
     """A filter, then a network; attackers differentiate it with the filter's backward view (BPDA)."""
 
-    filtered = True
-
     def __init__(self, network: nn.Module, filter: InputFilter, input_shape: tuple[int, ...], num_classes: int) -> None:
         super().__init__(network, input_shape, num_classes)
         self.filter = filter

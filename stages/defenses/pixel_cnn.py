@@ -65,11 +65,15 @@ class CausalConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, (self.reach + 1, size))
         self.beside = self.reach + sees_itself  # how many pixels of its own row a pixel sees
 
-    def visible_weight(self) -> Tensor:
-        """The weights [out, in, reach + 1, size], 0 where the mask hides, on the grid."""
+    def mask(self) -> Tensor:
+        """Of the weights [out, in, reach + 1, size]: 1 where they are seen, 0 where they are hidden."""
         mask = torch.ones_like(self.weight)
         mask[:, :, -1, self.beside :] = 0
-        return on_grid(self.weight * mask)
+        return mask
+
+    def visible_weight(self) -> Tensor:
+        """The weights [out, in, reach + 1, size], 0 where the mask hides, on the grid."""
+        return on_grid(self.weight * self.mask())
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[N, out, H, W] of inputs [N, in, H, W]; beyond the borders they are 0."""
@@ -201,6 +205,15 @@ class PixelCNN(nn.Module):
         pixels = centred(levels)
         nats = -self.mixtures(pixels).log_likelihood(pixels).flatten(1).sum(1)
         return nats / (math.log(2) * levels[0].numel())
+
+    def macs_per_pixel(self) -> int:
+        """Multiply-accumulates that a pixel's mixture costs: of its layers, without the weights that masks hide."""
+        windows = sum(int(layer.mask().sum()) for layer in self.modules() if isinstance(layer, CausalConv2d))
+        return windows + sum(layer.weight.numel() for layer in self.modules() if isinstance(layer, Pointwise))
+
+    def remembered_per_column(self) -> int:
+        """Hidden values that `PixelByPixel` keeps for the pixels to come, a column of the image; without the image."""
+        return sum((block.look.reach + 1) * self.width for block in self.blocks)
 
 
 class PixelByPixel:

@@ -51,7 +51,7 @@ def _subjects(rows: pd.DataFrame) -> list[tuple[tuple, pd.DataFrame]]:
 
 
 def _diagnosed(title: str, rows: pd.DataFrame, variants: pd.DataFrame) -> Diagnosed:
-    weight_bytes = variants.groupby("scheme")["weight_bytes"].max()
+    weight_bytes = variants.groupby("scheme")["weight_bytes"].min()  # without a filter, where there is such a variant
     return Diagnosed(
         title,
         rows,

@@ -185,7 +185,7 @@ def _group(rows, variants, distances, subject, norm, headlines, *, several_norms
     mine = of_subject(rows)
     mine = mine[mine["norm"].isin(["", norm])]
     footprints = of_subject(variants)
-    weight_bytes = footprints.groupby("scheme")["weight_bytes"].max()
+    weight_bytes = footprints.groupby("scheme")["weight_bytes"].min()  # without a filter, where there is such a variant
     found = of_subject(distances)
     found = found[found["norm"] == norm]
     name = f"{subject.dataset} · {subject.model}"

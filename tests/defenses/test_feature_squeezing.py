@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from scipy import ndimage
 
 from stages.defenses import feature_squeezing
 from stages.defenses.feature_squeezing import median, reduced_bit_depth
-from stages.plugins import knobs
+from stages.plugins import knobs, settings
 
 
 def images(count=3, shape=(3, 7, 6)):
@@ -95,12 +96,14 @@ def test_the_detector_takes_the_larger_of_two_distances():
 
 
 def test_impossible_settings_are_refused():
-    with pytest.raises(ValueError, match="bits is 9, expected at most 8"):
-        feature_squeezing.filter((3, 32, 32), bits=9)
+    for bits in (0, 9, 2.5, "5"):
+        with pytest.raises(ValidationError, match="should be 1, 2, 3, 4, 5, 6, 7 or 8"):
+            settings("defenses", "feature_squeezing", {"bits": bits})
     with pytest.raises(ValueError, match="window is 7, expected at most the sides of an image, 6"):
         feature_squeezing.filter((3, 7, 6), window=7)
 
 
 def test_the_settings_are_those_of_the_filter():
-    settings = knobs("defenses", "feature_squeezing")().model_dump()
-    assert settings == {"bits": 5, "window": 2}
+    assert knobs("defenses", "feature_squeezing")().model_dump() == {"bits": 5, "window": 2}
+    for bits in (1, 8):
+        assert settings("defenses", "feature_squeezing", {"bits": bits}) == {"bits": bits}

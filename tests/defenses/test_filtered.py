@@ -13,6 +13,7 @@ from stages.datasets.fashion_mnist import INPUT_SHAPE
 from stages.defenses import feature_squeezing, pixel_defend
 from stages.defenses.filtered import Filtered, set_threshold
 from stages.defenses.input_filter import InputFilter, with_gradient_of
+from stages.models.footprint import Footprint
 from tests.quantization.small_networks import images, quantized_case
 
 
@@ -64,6 +65,11 @@ def test_the_gradient_view_gives_the_same_logits_bit_for_bit_and_a_gradient(name
     assert torch.equal(logits, classifier(inputs()))
     (gradient,) = torch.autograd.grad(logits.logsumexp(1).sum(), leaf)
     assert (gradient.flatten(1) != 0).any(1).all()
+
+
+@pytest.mark.parametrize("name", ["halved", "feature_squeezing"])
+def test_a_filter_that_learns_nothing_costs_nothing(name):
+    assert made(name).footprint(INPUT_SHAPE) == Footprint(0, 0, 0, 0)
 
 
 def test_without_a_view_of_its_own_the_gradient_is_that_at_the_filtered_input():

@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from stages.attacks.grid import nearest_levels
 from stages.defenses import pixel_defend
 from stages.defenses.pixel_cnn import Mixture, PixelByPixel, PixelCNN, centred, suggested_by_neighbours
 from stages.defenses.pixel_defend import purified
@@ -159,6 +161,37 @@ def test_an_image_comes_out_the_same_in_any_batch(monkeypatch):
     assert torch.equal(expected, (alone / 255).float())
     monkeypatch.setattr(pixel_defend, "BATCH_SIZE", 4)
     assert torch.equal(filter(inputs.flip(0)).flip(0), expected)
+
+
+def test_a_suspicion_is_the_same_in_any_batch():
+    filter = pixel_defend.PixelDefend(density(width=13, dtype=torch.float32), 38)
+    inputs = (levels(40, (3, 16, 16)) / 255).float()
+    together = filter.suspicion(None, inputs)
+    for size in (1, 7, 39):
+        alone = torch.cat([filter.suspicion(None, batch) for batch in inputs.split(size)])
+        assert torch.equal(together, alone)
+    assert torch.equal(filter.suspicion(None, inputs.contiguous(memory_format=torch.channels_last)), together)
+    exact = density(width=13).bits_per_dimension(nearest_levels(inputs).double())
+    assert torch.equal(together, exact.float())
+
+
+def test_its_footprint_is_that_of_one_image_s_purification():
+    filter = pixel_defend.filter((3, 32, 32))
+    cost = filter.footprint((3, 32, 32))
+    assert (cost.parameters, cost.weight_bytes) == (87_650, 350_600)
+    assert cost.peak_activation_bytes == 4 * (3 * 32 * 32 + 5 * 2 * 32 * 48)  # the image, two rows of each block
+    assert cost.macs == 32 * 32 * (24 * 3 * 48 + 5 * (5 + 1) * 48 * 48 + 48 * 50)
+
+
+def test_the_footprint_counts_what_purification_multiplies_and_remembers():
+    network, image = density(width=7), levels(1, (3, 5, 6))
+    with FlopCounterMode(display=False) as counter:
+        purified(network, image, 3)
+    cost = pixel_defend.PixelDefend(network, 3).footprint((3, 5, 6))
+    assert 2 * cost.macs == counter.get_total_flops()
+    looks = PixelByPixel(network, 1, 6).looks
+    rows = sum(look.rows[:, :, look.reach : -look.reach].numel() for look in looks)  # without the border's zeros
+    assert cost.peak_activation_bytes == 4 * (image.numel() + rows)
 
 
 def test_inputs_between_levels_are_rounded_first():

@@ -49,6 +49,14 @@ def test_datasets_and_models_are_figures_of_their_own():
     assert both == ["data · net", "data · other"]
 
 
+def test_what_a_filter_stores_makes_no_number_format_larger():
+    rows = synthetic_diagnostics(schemes=("fp32", "int8"), defenses=("none",))
+    alone = footprints(rows)
+    filtered = alone[alone["scheme"] == "int8"].assign(defense="pixel_defend", weight_bytes=1_000_000)
+    (group,) = diagnosed(rows, pd.concat([alone, filtered]))
+    assert group.schemes == ["fp32", "int8"]
+
+
 def _joined(*parts):
     rows = pd.concat(parts, ignore_index=True)
     return rows, footprints(rows)

@@ -231,6 +231,17 @@ def test_each_norm_has_its_group_in_the_order_of_the_headlines(two_norm_study):
     assert (two_norm_study[1]["epsilon"] == inf).any()
 
 
+def test_what_a_filter_stores_makes_no_number_format_larger(study):
+    scores, table, _ = study(
+        schemes=("fp32", "int8"), defenses=("none",), also=(("int8", "fast_at"),), epsilons=(0, HEADLINES["linf"])
+    )
+    variants = footprints(table)
+    assert set(variants["defense"]) == {"none", "fast_at"}
+    variants.loc[variants["defense"] == "fast_at", "weight_bytes"] += 350_600
+    (group,) = make_groups(table, variants, HEADLINES, distances(scores, table))
+    assert group.schemes == ["fp32", "int8"]
+
+
 def test_axes_are_in_the_units_of_their_norm(two_norm_study):
     titles = [set(texts(drawing("accuracy_vs_epsilon", [group]))) for group in two_norm_study[2]]
     assert "Epsilon (in 1/255)" in titles[0] and "Epsilon (L2)" in titles[1]
