@@ -3,12 +3,9 @@
 All keys are required, apart from the settings of plugins, whose defaults stand in the plugins' signatures.
 """
 
-import re
 from collections.abc import Iterator
-from difflib import get_close_matches
 from functools import cached_property
-from itertools import pairwise, product
-from math import inf
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -18,14 +15,11 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from stages import plugins
+from stages.consistency import impossible
 from stages.knobs import Count, Fraction, NonNegative, NonNegativeInt, Positive, parse_fraction
-from stages.norms import EPSILON_TOLERANCE, FULL_RANGES, NORMS, in_order
+from stages.norms import NORMS
 
 FLOAT_SCHEME = "fp32"  # the float network itself, hence no file of schemes/
-
-
-ATTACK_NAME = re.compile(r"[a-z][a-z0-9_]*")
-RESERVED = ("all", "clean", "nfiles", "size")  # items of the plan, and words of dvc.lock
 PLUGIN = "attack"  # the setting of an attack that names its file, where the attack has another name
 RETRAINING = "training"  # the setting of a defense that says how it trains, where it does so in its own way
 
@@ -43,15 +37,12 @@ def _known(kind: str, *, or_none: bool = False):
     def check(name: str) -> str:
         known = scheme_names() if kind == "schemes" else plugins.names(kind)
         if name not in known and not (or_none and name == ""):
-            raise PydanticCustomError("unknown_plugin", "{reason}", {"reason": f"is unknown{_nearest(name, known)}"})
+            raise PydanticCustomError(
+                "unknown_plugin", "{reason}", {"reason": f"is unknown{plugins.nearest(name, known)}"}
+            )
         return name
 
     return AfterValidator(check)
-
-
-def _nearest(name: Any, known: list[str]) -> str:
-    nearest = get_close_matches(str(name), known, n=1, cutoff=0.5)
-    return f", did you mean '{nearest[0]}'?" if nearest else f", expected one of: {', '.join(known)}"
 
 
 def _unique(values: list) -> list:
@@ -344,7 +335,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     if params is not None and not faults:
         params = params.model_copy(update=knobs)
         params._written = written
-        faults += _impossible(params)
+        faults += impossible(params)
     if faults:
         raise ParamsError("\n".join(f"{path}: {fault}" for fault in faults))
     return params
@@ -376,7 +367,7 @@ def _check_knobs(written: dict[str, Any], faults: list[str]) -> dict[str, dict[s
             plugin, known = alias.get(PLUGIN, name), plugins.names(kind)
             if plugin not in known:
                 unknown = f"attacks.{name}.{PLUGIN}: {plugin!r}" if alias else f"{kind}.{name}:"
-                faults.append(f"{unknown} is unknown{_nearest(plugin, known)}")
+                faults.append(f"{unknown} is unknown{plugins.nearest(plugin, known)}")
             elif given is None or isinstance(given, dict):
                 knobs = {key: value for key, value in (given or {}).items() if key not in alias}
                 retraining = {}
@@ -402,7 +393,7 @@ def _sentences(error: ValidationError, model: type[BaseModel], prefix: tuple = (
     for fault in error.errors():
         key = ".".join(str(part) for part in (*prefix, *fault["loc"]) if part != "[key]")
         if fault["type"] == "extra_forbidden":
-            yield f"{key}: unknown key{_nearest(fault['loc'][-1], _keys(model, fault['loc'][:-1]))}"
+            yield f"{key}: unknown key{plugins.nearest(fault['loc'][-1], _keys(model, fault['loc'][:-1]))}"
         elif fault["type"] == "missing":
             yield f"{key}: is missing, expected a value"
         elif fault["type"] in ("model_type", "dict_type"):
@@ -425,205 +416,3 @@ def _keys(model: type[BaseModel], location: tuple) -> list[str]:
 
 def _section_type(annotation: Any) -> Any:
     return next((kind for kind in get_args(annotation) if isinstance(kind, type)), annotation)
-
-
-def _impossible(params: Params) -> Iterator[str]:
-    """Faults between values that are each fine on their own."""
-    for index, addition in enumerate(params.grid.also):
-        if not addition.model_fields_set:
-            yield f"grid.also.{index}: {{}} names no axis, expected one of: {', '.join(Addition.model_fields)}"
-    cells = params.grid.cells()
-    for dataset, model in dict.fromkeys((dataset, model) for dataset, model, *_ in cells):
-        yield from _misfit(dataset, model)
-    for dataset in dict.fromkeys(dataset for dataset, *_ in cells):
-        yield from _impossible_counts(params, dataset)
-    yield from _impossible_sources(params)
-    yield from _impossible_names(params)
-    yield from _impossible_epsilons(params)
-    yield from _impossible_transfer(params)
-    yield from _impossible_limits(params)
-
-
-def _misfit(dataset: str, model: str) -> Iterator[str]:
-    """A model whose MIN_SIZE (height, width), if any, exceeds the dataset's INPUT_SHAPE (channels, height, width)."""
-    shape = plugins.constant("datasets", dataset, "INPUT_SHAPE")
-    if len(shape) != 3:
-        yield f"grid.datasets: {dataset!r} has inputs of shape {shape}, expected (channels, height, width)"
-        return
-    height, width = plugins.constants("models", model).get("MIN_SIZE", (1, 1))
-    if shape[1] < height or shape[2] < width:
-        yield (
-            f"grid.models: {model!r} does not fit {dataset!r}, whose inputs are {shape[1]}x{shape[2]} pixels: "
-            f"expected at least {height}x{width}"
-        )
-
-
-def _impossible_sources(params: Params) -> Iterator[str]:
-    """Networks that a defense starts from, and models whose networks it takes adversarial examples from."""
-    if params.retraining("none").get("start") == "undefended":
-        yield "defenses.none.training.start: 'undefended' is that network itself, expected 'scratch'"
-    for defense in params.defenses:
-        if params.retraining(defense).get("start") == "scratch" and plugins.takes_teacher(defense):
-            yield f"defenses.{defense}.training.start: 'scratch' cannot be, since it starts from its teacher"
-    known, cells = plugins.names("models"), params.grid.cells()
-    for defense in params.grid_defenses:
-        models = params.source_models(defense)
-        if plugins.takes_sources(defense) and (not models or len(set(models)) < len(models)):
-            yield f"defenses.{defense}.models: {list(models)} should name one model or more, each once"
-        for name in models:
-            key = f"defenses.{defense}.models: {name!r}"
-            if name not in known:
-                yield f"{key} is unknown{_nearest(name, known)}"
-                continue
-            for dataset, model in dict.fromkeys(cell[:2] for cell in cells if cell[3] == defense):
-                if model == name:
-                    yield f"{key} is the model that it defends, expected others"
-                yield from (
-                    fault.replace("grid.models", f"defenses.{defense}.models") for fault in _misfit(dataset, name)
-                )
-
-
-def _impossible_names(params: Params) -> Iterator[str]:
-    """Names of attacks become parts of paths, of commands and of DVC's keys, and stand in every table."""
-    for name in params.attacks:
-        plugin = params.plugin(name)
-        if not ATTACK_NAME.fullmatch(name):
-            yield f"attacks.{name}: {name!r} should be lower-case letters, digits and '_', starting with a letter"
-        elif name in RESERVED:
-            yield f"attacks.{name}: {name!r} has a meaning of its own, expected another name"
-        elif name != plugin and name in plugins.names("attacks"):
-            yield f"attacks.{name}.{PLUGIN}: {plugin!r} is another attack than {name!r}, expected another name for it"
-
-
-def _impossible_epsilons(params: Params) -> Iterator[str]:
-    budgets, headlines = params.evaluation.epsilons, params.evaluation.headline_epsilon
-    norms = {name: plugins.norm(params.plugin(name)) for name in params.attacks}
-    for name, norm in norms.items():
-        if norm not in budgets:
-            yield f"evaluation.epsilons: {list(budgets)} should also have {norm!r}, the norm of attacks.{name}"
-    for norm in budgets:
-        if norm not in norms.values():
-            yield f"evaluation.epsilons.{norm}: no attack has this norm, expected those of attacks: {_listed(norms)}"
-    if set(headlines) != set(budgets):
-        expected = f"the norms of evaluation.epsilons: {', '.join(budgets)}"
-        yield f"evaluation.headline_epsilon: {list(headlines)} should have {expected}"
-    for norm, epsilons in budgets.items():
-        yield from _impossible_budgets(params, norm, epsilons)
-
-
-def _listed(norms: dict[str, str]) -> str:
-    return ", ".join(sorted(set(norms.values())))
-
-
-def _impossible_budgets(params: Params, norm: str, epsilons: list[float]) -> Iterator[str]:
-    key, evaluation = f"evaluation.epsilons.{norm}", params.written["evaluation"]
-    written, headline = evaluation["epsilons"][norm], params.evaluation.headline_epsilon.get(norm)
-    if epsilons != sorted(set(epsilons)):
-        yield f"{key}: {written} should be ascending, each value once"
-    elif any(after - before <= EPSILON_TOLERANCE for before, after in pairwise(epsilons)):
-        yield f"{key}: {written} should be more than {EPSILON_TOLERANCE:g} apart, to be told apart in tables"
-    if norm == "linf" and FULL_RANGES[norm] in epsilons:
-        yield f"{key}: 1 should be left out, since iterative attacks run there by themselves as a check"
-    if headline is not None and headline not in epsilons:
-        yield (f"evaluation.headline_epsilon.{norm}: {evaluation['headline_epsilon'][norm]!r} should be one of {key}")
-    if headline == 0 and params.evaluation.extended:
-        yield f"evaluation.headline_epsilon.{norm}: 0 should be above 0, where evaluation.extended tests attacks"
-    for index, epsilon in enumerate(epsilons):
-        if epsilon > FULL_RANGES[norm]:
-            yield f"{key}.{index}: {written[index]!r} should be below 1, the largest change that an input can take"
-        elif norm == "linf" and params.evaluation.grid == "digital" and round(epsilon * 255) / 255 != epsilon:
-            yield (
-                f"{key}.{index}: {written[index]!r} should be a multiple of 1/255, written like 8/255, since "
-                "evaluation.grid is 'digital'"
-            )
-
-
-def _impossible_counts(params: Params, dataset: str) -> Iterator[str]:
-    """Sizes that the dataset cannot give, as far as it states its COUNTS (the sizes of train and test)."""
-    known = plugins.constants("datasets", dataset)
-    counts = known.get("COUNTS", {"train": inf, "test": inf})
-    classes = len(known.get("CLASSES", [0]))
-    left = counts["train"] - params.data.validation
-    side = min(plugins.constant("datasets", dataset, "INPUT_SHAPE")[1:])
-    padding = params.training.augmentation.crop_padding
-    beside_validation = "the training images beside validation"
-    batches = {"training": params.training.batch_size}
-    batches |= {f"defenses.{name}.training": params.retraining(name).get("batch_size", 1) for name in params.defenses}
-    limits = [
-        ("data.validation", params.data.validation, classes, counts["train"] - classes, "all but one for each class"),
-        ("data.calibration", params.data.calibration, 1, left, beside_validation),
-        *((f"{key}.batch_size", size, 1, left, beside_validation) for key, size in batches.items()),
-        ("evaluation.samples", params.evaluation.samples, 1, counts["test"], "the test images"),
-        ("training.augmentation.crop_padding", padding, 0, side // 2, "half the side"),
-    ]
-    for key, value, lowest, highest, what in limits:
-        if value < lowest:
-            yield f"{key}: {value} should be at least {lowest}, one for each class of {dataset!r}"
-        if value > highest:
-            yield f"{key}: {value} should be at most {max(highest, 0)}, {what} of {dataset!r}"
-
-
-def _impossible_transfer(params: Params) -> Iterator[str]:
-    for index, name in enumerate(params.evaluation.transfer):
-        key = f"evaluation.transfer.{index}: {name!r}"
-        if name not in params.attacks:
-            yield f"{key} is not listed in attacks{_nearest(name, list(params.attacks))}"
-        elif (threat := plugins.threat(params.plugin(name))) != "white_box":
-            yield f"{key} has the threat {threat!r}, expected an attack with 'white_box', crafted on the surrogate"
-        elif params.attacks[name].get("stop_when_broken"):
-            yield f"{key} has stop_when_broken, expected an attack at full effort: sets that stop early do not transfer"
-
-
-def _impossible_limits(params: Params) -> Iterator[str]:
-    """Limits of what is not there, or that are none, or that leave nothing to report."""
-    limits, budgets = params.evaluation.limits, params.evaluation.epsilons
-    for kind, section in (("attacks", limits.attacks), ("defenses", limits.defenses)):
-        for name, limit in section.items():
-            if limit.samples and limit.samples > params.evaluation.samples:
-                key = f"evaluation.limits.{kind}.{name}.samples"
-                yield f"{key}: {limit.samples} should be at most {params.evaluation.samples}, evaluation.samples"
-    unknown = []
-    for name, limit in limits.attacks.items():
-        key = f"evaluation.limits.attacks.{name}"
-        if name not in params.attacks:
-            unknown.append(f"{key}: {name!r} is not listed in attacks{_nearest(name, list(params.attacks))}")
-        elif limit.epsilons is not None and plugins.is_minimal_norm(params.plugin(name)):
-            yield f"{key}.epsilons: {name!r} looks for the nearest adversarial inputs, expected an attack with budgets"
-        elif limit.epsilons is not None:
-            norm = plugins.norm(params.plugin(name))
-            yield from _unknown_budgets(f"{key}.epsilons", limit.epsilons, norm, budgets.get(norm, []))
-    for name, limit in limits.defenses.items():
-        key = f"evaluation.limits.defenses.{name}"
-        for attack in limit.attacks or ():
-            if attack not in params.attacks:
-                nearest = _nearest(attack, list(params.attacks))
-                unknown.append(f"{key}.attacks: {attack!r} is not listed in attacks{nearest}")
-        for norm, epsilons in (limit.epsilons or {}).items():
-            yield from _unknown_budgets(f"{key}.epsilons.{norm}", epsilons, norm, budgets.get(norm, []))
-    if unknown:
-        yield from unknown
-    elif limits.attacks or limits.defenses:
-        yield from _unattacked(params)
-
-
-def _unknown_budgets(key: str, epsilons: list[float], norm: str, known: list[float]) -> Iterator[str]:
-    for epsilon in epsilons:
-        if epsilon not in known:
-            yield f"{key}: {epsilon:.6g} should be one of evaluation.epsilons.{norm}"
-
-
-def _unattacked(params: Params) -> Iterator[str]:
-    """Defenses that limits leave without any attack at the headline epsilon, or an attack without any epsilon."""
-    headline, epsilon = next(iter(in_order(params.evaluation.headline_epsilon).items()), (None, 0.0))
-    for defense in dict.fromkeys([*params.grid_defenses, *params.evaluation.limits.defenses]):
-        attacks = params.attacks_on(defense)
-        for attack in attacks:
-            if not params.epsilons(defense, attack):
-                key = f"evaluation.limits.defenses.{defense}.epsilons"
-                yield f"{key}: shares none with evaluation.limits.attacks.{attack}.epsilons, expected some"
-        in_norm = [attack for attack in attacks if plugins.norm(params.plugin(attack)) == headline]
-        if not any(params.reaches(defense, attack, epsilon) for attack in in_norm):
-            yield (
-                f"evaluation.limits: leaves no attack on {defense!r} at {headline} {epsilon:.6g}, expected one for the "
-                "headline numbers (evaluation.headline_epsilon)"
-            )

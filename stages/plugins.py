@@ -8,6 +8,7 @@ arithmetic on them, to.
 import ast
 import operator
 from contextlib import suppress
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -64,6 +65,12 @@ def names(kind: str) -> list[str]:
     """The plugins of a folder of `stages/`, sorted: its files that define the folder's function."""
     files = sorted((STAGES / kind).glob("*.py"))
     return [file.stem for file in files if _function(kind, file) is not None]
+
+
+def nearest(name: Any, known: list[str]) -> str:
+    """The end of a sentence about an unknown name: which known one is meant, or which ones there are."""
+    close = get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f", did you mean '{close[0]}'?" if close else f", expected one of: {', '.join(known)}"
 
 
 def source(kind: str, name: str) -> Path:

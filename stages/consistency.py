@@ -1,0 +1,215 @@
+"""Faults between settings that are each fine on their own, one sentence each."""
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from math import inf
+from typing import Any
+
+from stages import plugins
+from stages.norms import EPSILON_TOLERANCE, FULL_RANGES, in_order
+
+ATTACK_NAME = re.compile(r"[a-z][a-z0-9_]*")
+RESERVED = ("all", "clean", "nfiles", "size")  # items of the plan, and words of dvc.lock
+
+
+def impossible(params: Any) -> Iterator[str]:
+    """All such faults of a `stages.params.Params`."""
+    for index, addition in enumerate(params.grid.also):
+        if not addition.model_fields_set:
+            yield f"grid.also.{index}: {{}} names no axis, expected one of: {', '.join(type(addition).model_fields)}"
+    cells = params.grid.cells()
+    for dataset, model in dict.fromkeys((dataset, model) for dataset, model, *_ in cells):
+        yield from _misfit(dataset, model)
+    for dataset in dict.fromkeys(dataset for dataset, *_ in cells):
+        yield from _impossible_counts(params, dataset)
+    yield from _impossible_sources(params)
+    yield from _impossible_names(params)
+    yield from _impossible_epsilons(params)
+    yield from _impossible_transfer(params)
+    yield from _impossible_limits(params)
+
+
+def _misfit(dataset: str, model: str) -> Iterator[str]:
+    """A model whose MIN_SIZE (height, width), if any, exceeds the dataset's INPUT_SHAPE (channels, height, width)."""
+    shape = plugins.constant("datasets", dataset, "INPUT_SHAPE")
+    if len(shape) != 3:
+        yield f"grid.datasets: {dataset!r} has inputs of shape {shape}, expected (channels, height, width)"
+        return
+    height, width = plugins.constants("models", model).get("MIN_SIZE", (1, 1))
+    if shape[1] < height or shape[2] < width:
+        yield (
+            f"grid.models: {model!r} does not fit {dataset!r}, whose inputs are {shape[1]}x{shape[2]} pixels: "
+            f"expected at least {height}x{width}"
+        )
+
+
+def _impossible_sources(params: Any) -> Iterator[str]:
+    """Networks that a defense starts from, and models whose networks it takes adversarial examples from."""
+    if params.retraining("none").get("start") == "undefended":
+        yield "defenses.none.training.start: 'undefended' is that network itself, expected 'scratch'"
+    for defense in params.defenses:
+        if params.retraining(defense).get("start") == "scratch" and plugins.takes_teacher(defense):
+            yield f"defenses.{defense}.training.start: 'scratch' cannot be, since it starts from its teacher"
+    known, cells = plugins.names("models"), params.grid.cells()
+    for defense in params.grid_defenses:
+        models = params.source_models(defense)
+        if plugins.takes_sources(defense) and (not models or len(set(models)) < len(models)):
+            yield f"defenses.{defense}.models: {list(models)} should name one model or more, each once"
+        for name in models:
+            key = f"defenses.{defense}.models: {name!r}"
+            if name not in known:
+                yield f"{key} is unknown{plugins.nearest(name, known)}"
+                continue
+            for dataset, model in dict.fromkeys(cell[:2] for cell in cells if cell[3] == defense):
+                if model == name:
+                    yield f"{key} is the model that it defends, expected others"
+                yield from (
+                    fault.replace("grid.models", f"defenses.{defense}.models") for fault in _misfit(dataset, name)
+                )
+
+
+def _impossible_names(params: Any) -> Iterator[str]:
+    """Names of attacks become parts of paths, of commands and of DVC's keys, and stand in every table."""
+    for name in params.attacks:
+        plugin = params.plugin(name)
+        if not ATTACK_NAME.fullmatch(name):
+            yield f"attacks.{name}: {name!r} should be lower-case letters, digits and '_', starting with a letter"
+        elif name in RESERVED:
+            yield f"attacks.{name}: {name!r} has a meaning of its own, expected another name"
+        elif name != plugin and name in plugins.names("attacks"):
+            yield f"attacks.{name}.attack: {plugin!r} is another attack than {name!r}, expected another name for it"
+
+
+def _impossible_epsilons(params: Any) -> Iterator[str]:
+    budgets, headlines = params.evaluation.epsilons, params.evaluation.headline_epsilon
+    norms = {name: plugins.norm(params.plugin(name)) for name in params.attacks}
+    for name, norm in norms.items():
+        if norm not in budgets:
+            yield f"evaluation.epsilons: {list(budgets)} should also have {norm!r}, the norm of attacks.{name}"
+    for norm in budgets:
+        if norm not in norms.values():
+            yield f"evaluation.epsilons.{norm}: no attack has this norm, expected those of attacks: {_listed(norms)}"
+    if set(headlines) != set(budgets):
+        expected = f"the norms of evaluation.epsilons: {', '.join(budgets)}"
+        yield f"evaluation.headline_epsilon: {list(headlines)} should have {expected}"
+    for norm, epsilons in budgets.items():
+        yield from _impossible_budgets(params, norm, epsilons)
+
+
+def _listed(norms: dict[str, str]) -> str:
+    return ", ".join(sorted(set(norms.values())))
+
+
+def _impossible_budgets(params: Any, norm: str, epsilons: list[float]) -> Iterator[str]:
+    key, evaluation = f"evaluation.epsilons.{norm}", params.written["evaluation"]
+    written, headline = evaluation["epsilons"][norm], params.evaluation.headline_epsilon.get(norm)
+    if epsilons != sorted(set(epsilons)):
+        yield f"{key}: {written} should be ascending, each value once"
+    elif any(after - before <= EPSILON_TOLERANCE for before, after in pairwise(epsilons)):
+        yield f"{key}: {written} should be more than {EPSILON_TOLERANCE:g} apart, to be told apart in tables"
+    if norm == "linf" and FULL_RANGES[norm] in epsilons:
+        yield f"{key}: 1 should be left out, since iterative attacks run there by themselves as a check"
+    if headline is not None and headline not in epsilons:
+        yield (f"evaluation.headline_epsilon.{norm}: {evaluation['headline_epsilon'][norm]!r} should be one of {key}")
+    if headline == 0 and params.evaluation.extended:
+        yield f"evaluation.headline_epsilon.{norm}: 0 should be above 0, where evaluation.extended tests attacks"
+    for index, epsilon in enumerate(epsilons):
+        if epsilon > FULL_RANGES[norm]:
+            yield f"{key}.{index}: {written[index]!r} should be below 1, the largest change that an input can take"
+        elif norm == "linf" and params.evaluation.grid == "digital" and round(epsilon * 255) / 255 != epsilon:
+            yield (
+                f"{key}.{index}: {written[index]!r} should be a multiple of 1/255, written like 8/255, since "
+                "evaluation.grid is 'digital'"
+            )
+
+
+def _impossible_counts(params: Any, dataset: str) -> Iterator[str]:
+    """Sizes that the dataset cannot give, as far as it states its COUNTS (the sizes of train and test)."""
+    known = plugins.constants("datasets", dataset)
+    counts = known.get("COUNTS", {"train": inf, "test": inf})
+    classes = len(known.get("CLASSES", [0]))
+    left = counts["train"] - params.data.validation
+    side = min(plugins.constant("datasets", dataset, "INPUT_SHAPE")[1:])
+    padding = params.training.augmentation.crop_padding
+    beside_validation = "the training images beside validation"
+    batches = {"training": params.training.batch_size}
+    batches |= {f"defenses.{name}.training": params.retraining(name).get("batch_size", 1) for name in params.defenses}
+    limits = [
+        ("data.validation", params.data.validation, classes, counts["train"] - classes, "all but one for each class"),
+        ("data.calibration", params.data.calibration, 1, left, beside_validation),
+        *((f"{key}.batch_size", size, 1, left, beside_validation) for key, size in batches.items()),
+        ("evaluation.samples", params.evaluation.samples, 1, counts["test"], "the test images"),
+        ("training.augmentation.crop_padding", padding, 0, side // 2, "half the side"),
+    ]
+    for key, value, lowest, highest, what in limits:
+        if value < lowest:
+            yield f"{key}: {value} should be at least {lowest}, one for each class of {dataset!r}"
+        if value > highest:
+            yield f"{key}: {value} should be at most {max(highest, 0)}, {what} of {dataset!r}"
+
+
+def _impossible_transfer(params: Any) -> Iterator[str]:
+    for index, name in enumerate(params.evaluation.transfer):
+        key = f"evaluation.transfer.{index}: {name!r}"
+        if name not in params.attacks:
+            yield f"{key} is not listed in attacks{plugins.nearest(name, list(params.attacks))}"
+        elif (threat := plugins.threat(params.plugin(name))) != "white_box":
+            yield f"{key} has the threat {threat!r}, expected an attack with 'white_box', crafted on the surrogate"
+        elif params.attacks[name].get("stop_when_broken"):
+            yield f"{key} has stop_when_broken, expected an attack at full effort: sets that stop early do not transfer"
+
+
+def _impossible_limits(params: Any) -> Iterator[str]:
+    """Limits of what is not there, or that are none, or that leave nothing to report."""
+    limits, budgets = params.evaluation.limits, params.evaluation.epsilons
+    for kind, section in (("attacks", limits.attacks), ("defenses", limits.defenses)):
+        for name, limit in section.items():
+            if limit.samples and limit.samples > params.evaluation.samples:
+                key = f"evaluation.limits.{kind}.{name}.samples"
+                yield f"{key}: {limit.samples} should be at most {params.evaluation.samples}, evaluation.samples"
+    unknown = []
+    for name, limit in limits.attacks.items():
+        key = f"evaluation.limits.attacks.{name}"
+        if name not in params.attacks:
+            unknown.append(f"{key}: {name!r} is not listed in attacks{plugins.nearest(name, list(params.attacks))}")
+        elif limit.epsilons is not None and plugins.is_minimal_norm(params.plugin(name)):
+            yield f"{key}.epsilons: {name!r} looks for the nearest adversarial inputs, expected an attack with budgets"
+        elif limit.epsilons is not None:
+            norm = plugins.norm(params.plugin(name))
+            yield from _unknown_budgets(f"{key}.epsilons", limit.epsilons, norm, budgets.get(norm, []))
+    for name, limit in limits.defenses.items():
+        key = f"evaluation.limits.defenses.{name}"
+        for attack in limit.attacks or ():
+            if attack not in params.attacks:
+                nearest = plugins.nearest(attack, list(params.attacks))
+                unknown.append(f"{key}.attacks: {attack!r} is not listed in attacks{nearest}")
+        for norm, epsilons in (limit.epsilons or {}).items():
+            yield from _unknown_budgets(f"{key}.epsilons.{norm}", epsilons, norm, budgets.get(norm, []))
+    if unknown:
+        yield from unknown
+    elif limits.attacks or limits.defenses:
+        yield from _unattacked(params)
+
+
+def _unknown_budgets(key: str, epsilons: list[float], norm: str, known: list[float]) -> Iterator[str]:
+    for epsilon in epsilons:
+        if epsilon not in known:
+            yield f"{key}: {epsilon:.6g} should be one of evaluation.epsilons.{norm}"
+
+
+def _unattacked(params: Any) -> Iterator[str]:
+    """Defenses that limits leave without any attack at the headline epsilon, or an attack without any epsilon."""
+    headline, epsilon = next(iter(in_order(params.evaluation.headline_epsilon).items()), (None, 0.0))
+    for defense in dict.fromkeys([*params.grid_defenses, *params.evaluation.limits.defenses]):
+        attacks = params.attacks_on(defense)
+        for attack in attacks:
+            if not params.epsilons(defense, attack):
+                key = f"evaluation.limits.defenses.{defense}.epsilons"
+                yield f"{key}: shares none with evaluation.limits.attacks.{attack}.epsilons, expected some"
+        in_norm = [attack for attack in attacks if plugins.norm(params.plugin(attack)) == headline]
+        if not any(params.reaches(defense, attack, epsilon) for attack in in_norm):
+            yield (
+                f"evaluation.limits: leaves no attack on {defense!r} at {headline} {epsilon:.6g}, expected one for the "
+                "headline numbers (evaluation.headline_epsilon)"
+            )
