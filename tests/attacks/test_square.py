@@ -250,6 +250,7 @@ def flags_of(classifier, inputs, labels):
     costs = dict.fromkeys(("l0", "l1", "l2", "linf", "forwards", "backwards", "gradient_norm"), 1.0) | {
         "eot_samples": 1,
         "stochastic": False,
+        "withstood": float("nan"),
     }
     outcomes = {cell: pd.DataFrame({"correct": (~wrong).numpy()} | costs) for cell, wrong in found.items()}
     flagged = flags(outcomes | worst_case(outcomes), {})
