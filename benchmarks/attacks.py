@@ -127,6 +127,23 @@ EPSILON, EPSILON_L2 = 1 / 255, 0.1  # where many images of a float ResNet-8 fall
 BETA = 0.001  # of EAD
 ELASTIC_NET = partial(elastic_net_distance, beta=BETA)
 
+
+def elastic_net_peers(rule: str, kind: type) -> dict[str, Callable]:
+    """EAD as Foolbox has it, by a decision rule, and as torchattacks has it, a class for each rule."""
+    foolbox_settings = {"initial_stepsize": 0.01, "initial_const": 0.01, "regularization": BETA, "decision_rule": rule}
+    torchattacks_settings = {
+        "lr": 0.01,
+        "binary_search_steps": 10,
+        "max_iterations": 10,
+        "initial_const": 0.01,
+        "beta": BETA,
+    }
+    return {
+        "Foolbox": of_foolbox(foolbox.EADAttack(binary_search_steps=10, steps=10, **foolbox_settings)),
+        "torchattacks": of_torchattacks(lambda network: kind(network, **torchattacks_settings)),
+    }
+
+
 CASES = {
     "FGSM": Case(
         128,
@@ -274,23 +291,7 @@ CASES = {
     "EAD 10 x 10, elastic net": Case(
         64,
         {"": partial(elastic_net.attack, steps=10, search_steps=10, rule="elastic_net", beta=BETA, momentum=False)},
-        {
-            "Foolbox": of_foolbox(
-                foolbox.EADAttack(
-                    binary_search_steps=10,
-                    steps=10,
-                    initial_stepsize=0.01,
-                    initial_const=0.01,
-                    regularization=BETA,
-                    decision_rule="EN",
-                )
-            ),
-            "torchattacks": of_torchattacks(
-                lambda network: torchattacks.EADEN(
-                    network, lr=0.01, binary_search_steps=10, max_iterations=10, initial_const=0.01, beta=BETA
-                )
-            ),
-        },
+        elastic_net_peers("EN", torchattacks.EADEN),
         measure=ELASTIC_NET,
     ),
     "EAD 10 x 10, L1": Case(
@@ -299,23 +300,7 @@ CASES = {
             "": partial(elastic_net.attack, steps=10, search_steps=10),
             "5 x 10": partial(elastic_net.attack, steps=10, search_steps=5),
         },
-        {
-            "Foolbox": of_foolbox(
-                foolbox.EADAttack(
-                    binary_search_steps=10,
-                    steps=10,
-                    initial_stepsize=0.01,
-                    initial_const=0.01,
-                    regularization=BETA,
-                    decision_rule="L1",
-                )
-            ),
-            "torchattacks": of_torchattacks(
-                lambda network: torchattacks.EADL1(
-                    network, lr=0.01, binary_search_steps=10, max_iterations=10, initial_const=0.01, beta=BETA
-                )
-            ),
-        },
+        elastic_net_peers("L1", torchattacks.EADL1),
         measure=L1,
     ),
     "JSMA .08, 1": Case(

@@ -113,9 +113,7 @@ class Task:
     plugin: str | None = None  # the attack's file of stages/attacks/
     crafted_on: tuple[Variant, ...] = ()  # the variants whose sets are scored on it
     teachers: tuple[Variant, ...] = ()  # undefended float networks; the variant's starts from the best of them
-    sources: tuple[
-        Variant, ...
-    ] = ()  # undefended float networks of other models, which its defense attacks in training
+    sources: tuple[Variant, ...] = ()  # undefended float networks of other models, attacked in its training
 
     @property
     def is_clean(self) -> bool:

@@ -14,6 +14,7 @@ from stages.models.layers import FloatLayers
 from stages.quantization.brevitas_layers import BrevitasLayers
 from stages.quantization.calibrate import calibrate
 from stages.quantization.formats import Format
+from tests.defenses.test_losses import linear
 
 EPSILON = 0.05
 MEAN, STD, SHAPE = (128 / 255,) * 3, 0.25, (3, 8, 8)
@@ -21,12 +22,6 @@ MEAN, STD, SHAPE = (128 / 255,) * 3, 0.25, (3, 8, 8)
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def linear(weight):
-    network = nn.Sequential(nn.Flatten(), nn.Linear(weight.shape[1], weight.shape[0], bias=False))
-    network[1].weight.data = weight.clone()
-    return network
 
 
 @pytest.fixture
