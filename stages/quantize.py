@@ -10,6 +10,7 @@ import torch
 
 from stages.artifacts.datasets import load_dataset
 from stages.artifacts.networks import build, describe, load_network, save_network
+from stages.datasets.arrays import Dataset, Split, evaluation_samples
 from stages.datasets.tensors import as_input
 from stages.models.footprint import footprint
 from stages.quantization.brevitas_layers import BrevitasLayers
@@ -34,7 +35,7 @@ def run(task, params, outputs) -> None:
     network = build(description, partial(BrevitasLayers, format=scheme.FORMAT))
     copy_float_weights(float_network, network)
     network.to(device)  # after loading, which replaces parameters of Brevitas
-    calibration = samples(dataset.train.take(np.asarray(dataset.calibration)), device)
+    calibration = samples(calibration_images(dataset, getattr(scheme, "CALIBRATION", "train")), device)
     history = scheme.quantize(
         network,
         [as_input(inputs) for inputs in calibration.inputs.split(BATCH_SIZE)],
@@ -47,6 +48,18 @@ def run(task, params, outputs) -> None:
     description["layers"] = layer_table(frozen)
     description["history"] = history
     save_network(outputs, variant.network, frozen, description)
+
+
+def calibration_images(dataset: Dataset, split: str) -> Split:
+    """The training images that are drawn for it, or as many of the test images, with their labels.
+
+    Raises ValueError if the scheme's CALIBRATION is neither `train` nor `test`.
+    """
+    if split == "train":
+        return dataset.train.take(np.asarray(dataset.calibration))
+    if split == "test":
+        return dataset.test.take(evaluation_samples(dataset.test.labels, len(dataset.calibration)))
+    raise ValueError(f"CALIBRATION of the scheme is {split!r}, expected 'train' or 'test'")
 
 
 def copy_float_weights(source: torch.nn.Module, target: torch.nn.Module) -> None:

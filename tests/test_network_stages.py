@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from stages import plugins
 from stages.artifacts.classifiers import load_classifier
 from stages.artifacts.datasets import save_dataset
 from stages.artifacts.networks import load_description, load_network
@@ -16,6 +17,8 @@ from stages.datasets.arrays import Dataset, Split, calibration_samples
 from stages.defenses import fast_at, jacobian, none
 from stages.params import load_params
 from stages.plan import tasks
+from stages.quantize import calibration_images
+from stages.schemes import int8, int8_calibrated_on_test
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (1, 16, 16)
@@ -150,3 +153,21 @@ def test_tensors_that_do_not_fit_their_description_are_refused(project):
     description.write_text(description.read_text().replace('"model": "tiny_cnn"', '"model": "resnet8"'))
     with pytest.raises(ValueError, match="do not fit the resnet8"):
         load_network(Path(f"data/trained/{FLOAT}"))
+
+
+def test_images_of_calibration_are_training_images_unless_the_scheme_is_the_control():
+    train, test = (Split(np.full((20, 1, 4, 4), value, np.uint8), np.arange(20) % 2) for value in (1, 2))
+    dataset = Dataset("made_up", (1, 4, 4), ("a", "b"), (0.0,), 1.0, train, train, test, np.arange(6))
+    assert int8_calibrated_on_test.FORMAT == int8.FORMAT
+    for split, value in (("train", 1), ("test", 2)):
+        images = calibration_images(dataset, split)
+        assert len(images) == 6 and (images.inputs == value).all()
+    with pytest.raises(ValueError, match="CALIBRATION of the scheme is 'val', expected 'train' or 'test'"):
+        calibration_images(dataset, "val")
+
+
+@pytest.mark.parametrize("scheme", plugins.names("schemes"))
+def test_no_scheme_but_the_control_sees_test_images(scheme):
+    assert plugins.constants("schemes", scheme).get("CALIBRATION", "train") == (
+        "test" if scheme == "int8_calibrated_on_test" else "train"
+    )
