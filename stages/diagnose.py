@@ -26,6 +26,8 @@ from stages.seeds import seed_of
 BATCH_SIZE = 100
 CALIBRATION = 500  # images at most, from which the batch norm of partly quantized networks is corrected
 NOISE = tuple(levels / LEVELS for levels in (0, 1, 2, 4, 8, 16))  # magnitudes at which the shift is measured
+# Budgets of what is crafted on the float network and replayed, around where 8-bit inputs round to another level.
+REPLAYED = tuple(levels / LEVELS for levels in (0.25, 0.75, 1.25, 1.75))
 PGD_STEPS = 10
 DISTANCE_STEPS = 50
 BISECTIONS = 6  # each of PGD_STEPS steps
@@ -85,7 +87,10 @@ def diagnostics(
     gradient_cosine: between that gradient and the float network's; missing where one of them is zero.
     gradient_step, random_step: change of the cross-entropy, in nats, by a step of 1/255 in every value, along the
     gradient's sign and with random signs. Gradients that mislead raise it rarely, or by less than chance moves it.
+    gradient_norm_of_codes: that of a network whose logits are left as codes of 8 bits, as some published diagnostics
+    took it; of the wholly quantized network.
     clean_correct, robust_correct: 1 where the class is right, on the input and after PGD in linf at `epsilon`.
+    replayed_correct: the same on what PGD in linf at the magnitude crafted on the float network.
     distance_l2, distance_linf: to the nearest error that `distances` finds, in input units, 0 for a clean mistake and
     infinite where it finds none; of the float and of the wholly quantized network.
     logit_shift: L2 length of the change from the float network's logits, relative to theirs, on uniform noise of the
@@ -98,6 +103,9 @@ def diagnostics(
     for part, classifier in networks.items():
         gradients = of_float if part == "none" else input_gradients(classifier, inputs, labels, name)
         yield "gradient_norm", part, 0.0, _numbers(torch.linalg.vector_norm(gradients, dim=1))
+        if part == "all":
+            of_codes = input_gradients(classifier, inputs, labels, name, unit=logit_unit(classifier, inputs))
+            yield "gradient_norm_of_codes", part, 0.0, _numbers(torch.linalg.vector_norm(of_codes, dim=1))
         if part != "none":
             yield "gradient_cosine", part, 0.0, _numbers(cosines(gradients, of_float))
         for step, direction in {"gradient_step": gradients.reshape(inputs.shape).sign(), "random_step": signs}.items():
@@ -118,6 +126,7 @@ def diagnostics(
                 name=f"{name} robust_correct",
             )
             yield "robust_correct", part, epsilon, _numbers(~attacked.success[0])
+    yield from replays(networks, inputs, labels, name)
     for part in [part for part in ("none", "all") if part in networks]:
         yield from distances(part, networks[part], inputs, labels, name)
     yield from shifts(networks, inputs, name)
@@ -172,6 +181,23 @@ def bisected(
     return reached
 
 
+def replays(networks: dict[str, Classifier], inputs: Tensor, labels: Tensor, name: str) -> Iterator[Measured]:
+    """What is right under perturbations that were crafted on the float network without knowing of any rounding."""
+    attacked = craft(
+        pgd,
+        networks["none"],
+        inputs,
+        labels,
+        epsilons=REPLAYED,
+        knobs={"steps": PGD_STEPS},
+        digital=False,
+        name=f"{name} replayed_correct",
+    )
+    for part, classifier in networks.items():
+        for epsilon, crafted in zip(REPLAYED, attacked.inputs, strict=True):
+            yield "replayed_correct", part, epsilon, _numbers(logits(classifier, crafted).argmax(1) == labels)
+
+
 def shifts(networks: dict[str, Classifier], inputs: Tensor, name: str) -> Iterator[Measured]:
     """How far quantization moves logits and classes on noisy inputs: one draw from the unit ball, scaled."""
     noise = _unit_draw(inputs, seed_of(name, "noise of the shift"))
@@ -195,9 +221,16 @@ def losses(classifier: Classifier, inputs: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy(logits(classifier, inputs).double(), labels, reduction="none")
 
 
-def input_gradients(classifier: Classifier, inputs: Tensor, labels: Tensor, name: str) -> Tensor:
+def logit_unit(classifier: Classifier, inputs: Tensor) -> float:
+    """The scale that codes of 8 bits would have in which all logits of the inputs lie."""
+    found = logits(classifier, inputs)
+    return max((found.max() - found.min()).item() / LEVELS, torch.finfo(torch.float32).tiny)
+
+
+def input_gradients(classifier: Classifier, inputs: Tensor, labels: Tensor, name: str, *, unit: float = 1.0) -> Tensor:
     """Gradients of the cross-entropy with respect to each input, through the gradient view, float64 [N, D].
 
+    unit: that logits are counted in, other than 1 to leave them as codes.
     In float64, since squares of small float32 gradients underflow, and a norm of 0 has to mean an all-zero gradient.
     """
     view = classifier.gradient_view(torch.Generator().manual_seed(seed_of(name, "gradient view")))
@@ -205,7 +238,7 @@ def input_gradients(classifier: Classifier, inputs: Tensor, labels: Tensor, name
     with evaluating(classifier):
         for batch, targets in zip(inputs.split(BATCH_SIZE), labels.split(BATCH_SIZE), strict=True):
             leaf = batch.detach().requires_grad_()
-            loss = cross_entropy(view(leaf), targets, reduction="sum")
+            loss = cross_entropy(view(leaf) / unit, targets, reduction="sum")
             gradients.append(torch.autograd.grad(loss, leaf)[0].double().flatten(1))
     return torch.cat(gradients)
 

@@ -160,6 +160,7 @@ class Evaluation(Section):
     grid: Literal["digital", "pre_quantizer"]
     eot_samples: Count
     extended: bool
+    diagnose: bool
     transfer: Annotated[list[str], UNIQUE]
     surrogates: Literal["all", "related"]
     limits: Limits

@@ -20,7 +20,7 @@ WORST_CASE = f"{RESULTS}/worst_case.csv"
 
 CLAIMS = f"{RESULTS}/claims.csv"  # of a study that judges a paper's
 
-# Of an extended evaluation.
+# Of a study that diagnoses its networks.
 DIAGNOSTIC_FIGURES = ("attribution", "boundary_distance", "gradient_cosine", "quantization_shift")
 DIAGNOSTICS = f"{RESULTS}/diagnostics.csv"
 
@@ -375,7 +375,7 @@ def _probe(params: Params, variant: Variant, attack: str) -> Task:
 
 def _is_diagnosed(params: Params, variant: Variant) -> bool:
     """Whether what quantization did is measured: before a filter it is the undefended network's that was quantized."""
-    return params.evaluation.extended and not variant.is_filtered
+    return params.evaluation.diagnose and not variant.is_filtered
 
 
 def _diagnose(params: Params, variant: Variant) -> Task:
@@ -399,10 +399,10 @@ def _report(params: Params, judgements: list[Task]) -> Task:
         *_files(*(variant.adversarial(attack) for variant, attack in shown)),
         *_files(*dict.fromkeys(variant.prepared for variant, _ in shown)),
     ]
-    extended = params.evaluation.extended
-    figures = [*FIGURES, *(DIAGNOSTIC_FIGURES if extended else ())]
+    diagnosed = params.evaluation.diagnose
+    figures = [*FIGURES, *(DIAGNOSTIC_FIGURES if diagnosed else ())]
     claims = [params.report.claims] if params.report.claims else []
-    asked = [*([DIAGNOSTICS] if extended else []), *([CLAIMS] if claims else [])]
+    asked = [*([DIAGNOSTICS] if diagnosed else []), *([CLAIMS] if claims else [])]
     tables = [f"{RESULTS}/results.csv", f"{RESULTS}/variants.csv", WORST_CASE, *asked]
     job = Job(
         item="all",

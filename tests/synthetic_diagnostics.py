@@ -43,6 +43,8 @@ def _numbers(generator, part, coarse, samples, epsilon):
     yield "clean_correct", 0.0, (noise > 0.1 + coarse / 4).astype(float)
     if epsilon is not None:
         yield "robust_correct", epsilon, (noise > 0.7).astype(float)
+    for levels in (0.25, 0.75, 1.25, 1.75):
+        yield "replayed_correct", levels / 255, (noise > 0.2 * levels).astype(float)
     if part in ("none", "all"):
         yield "distance_l2", 0.0, 0.2 + noise * (1 + coarse)
         yield "distance_linf", 0.0, (2 + noise * (1 + coarse)) / 255

@@ -27,7 +27,7 @@ SAMPLES = 30
 HEADLINE = 4 / 255
 QUANTIZED_PARTS = {"input", "weights", "activations", "all"}
 STEPS = {"gradient_step", "random_step"}
-OF_EVERY_PART = {"gradient_norm", "clean_correct", "robust_correct", *STEPS}
+OF_EVERY_PART = {"gradient_norm", "clean_correct", "robust_correct", "replayed_correct", *STEPS}
 DISTANCES = {"distance_l2", "distance_linf"}
 SHIFTS = {"logit_shift", "prediction_change"}
 
@@ -91,7 +91,8 @@ def test_a_quantized_network_has_every_diagnostic_of_every_part(rows):
     found = {(row.diagnostic, row.part) for row in rows[BINARY].itertuples()}
     every_part = {(name, part) for name in OF_EVERY_PART for part in {"none", *QUANTIZED_PARTS}}
     quantized = {(name, part) for name in {"gradient_cosine", *SHIFTS} for part in QUANTIZED_PARTS}
-    assert found == every_part | quantized | {(name, part) for name in DISTANCES for part in ("none", "all")}
+    of_both = {(name, part) for name in DISTANCES for part in ("none", "all")}
+    assert found == every_part | quantized | of_both | {("gradient_norm_of_codes", "all")}
     assert {row.magnitude for row in rows[BINARY].itertuples() if row.diagnostic in SHIFTS} == set(diagnose.NOISE)
 
 
@@ -133,6 +134,16 @@ def test_without_noise_no_class_and_no_logit_is_changed_by_rounding_images_on_th
     assert (values(rows[BINARY], "gradient_cosine", "input") > 1 - 1e-6).all()
     assert (values(rows[BINARY], "logit_shift", "input", 8 / 255) > 1e-4).mean() > 0.9
     assert (values(rows[BINARY], "logit_shift", "all", 0) > 1e-2).all()
+
+
+def test_what_is_replayed_is_rounded_away_by_an_input_that_is_quantized(rows):
+    """At a quarter of a level all of it, at three quarters each full step becomes a level: more than was crafted."""
+    clean = values(rows[BINARY], "clean_correct", "input")
+    quarter, after, before, farther = (
+        values(rows[BINARY], "replayed_correct", "input", magnitude) for magnitude in diagnose.REPLAYED
+    )
+    assert quarter.tolist() == clean.tolist()
+    assert after.mean() < clean.mean() and before.tolist() == after.tolist() and farther.mean() < before.mean()
 
 
 def test_gradients_of_the_float_network_raise_its_loss_more_than_chance(rows):
@@ -181,6 +192,12 @@ def test_gradients_that_vanish_are_zero_and_have_no_cosine():
     assert not found["gradient_step", "all", 1 / 255].any()
 
 
+def test_logits_left_as_codes_saturate_the_softmax():
+    found, *_ = measured()  # of logits within a few units: codes are many times as large
+    dequantized, of_codes = found["gradient_norm", "all", 0.0], found["gradient_norm_of_codes", "all", 0.0]
+    assert (of_codes != dequantized).all() and of_codes.min() / of_codes.max() < dequantized.min() / dequantized.max()
+
+
 @pytest.mark.parametrize(("norm", "order"), [("l2", 2), ("linf", 1)])
 def test_distances_to_a_linear_boundary(norm, order):
     found, classifier, inputs, labels = measured()
@@ -226,9 +243,9 @@ def planned(**evaluation):
     return {job.item: job for job in jobs if job.rule == "diagnose"}
 
 
-def test_only_an_extended_evaluation_diagnoses_each_variant_beside_its_float_network():
-    assert not planned(extended=False)
-    jobs = planned(extended=True)
+def test_each_variant_is_diagnosed_beside_its_float_network_where_the_study_says_so():
+    assert not planned(diagnose=False)
+    jobs = planned(diagnose=True)
     assert len(jobs) == 10
     name = "fashion_mnist-resnet8-w4a4-fast_at-s0"
     stems = ["prepared/fashion_mnist", f"defended/{name.replace('w4a4', 'fp32')}", f"quantized/{name}"]
@@ -241,7 +258,7 @@ def test_only_an_extended_evaluation_diagnoses_each_variant_beside_its_float_net
 
 
 def test_without_a_headline_epsilon_in_linf_no_job_depends_on_one():
-    jobs = planned(extended=True, headline_epsilon={"l2": 0.5})
+    jobs = planned(diagnose=True, headline_epsilon={"l2": 0.5})
     assert {job.params for job in jobs.values()} == {("device", "threads", "evaluation.samples")}
 
 

@@ -47,6 +47,7 @@ WRITTEN = {
         "grid": "digital",
         "eot_samples": 1,
         "extended": False,
+        "diagnose": False,
         "transfer": ["climb"],
         "surrogates": "all",
         "limits": {},

@@ -221,7 +221,8 @@ def test_what_a_job_asks_of_a_cluster_is_no_setting_of_any_job(params):
 
 
 def test_every_rule_of_the_plan_may_ask_for_its_own_resources(params):
-    extended = params.model_copy(update={"evaluation": params.evaluation.model_copy(update={"extended": True})})
+    everything = params.evaluation.model_copy(update={"extended": True, "diagnose": True})
+    extended = params.model_copy(update={"evaluation": everything})
     extended = changed(extended, defenses=["none", "fast_at", "feature_squeezing"])
     assert {job.rule for job in plan(extended)} == set(type(params.resources.rules).model_fields)
 
@@ -270,9 +271,9 @@ def test_a_filter_stands_before_the_undefended_network_of_the_same_number_format
 
 
 def test_a_filter_is_not_diagnosed_since_its_network_was_quantized_without_it(params):
-    extended = params.evaluation.model_copy(update={"extended": True})
+    evaluation = params.evaluation.model_copy(update={"diagnose": True})
     params = changed(params, defenses=["none", "feature_squeezing"], also=[])
-    params = params.model_copy(update={"evaluation": extended})
+    params = params.model_copy(update={"evaluation": evaluation})
     diagnosed = [job.item for job in plan(params) if job.rule == "diagnose"]
     assert diagnosed == [f"fashion_mnist-resnet8-{scheme}-none-s0" for scheme in ("fp32", "int8", "w4a4")]
 

@@ -9,6 +9,7 @@ them is in points. The thresholds are ours, since the paper gives directions: th
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 from math import inf
 
 from stages.claims.claim import Claim, Undecidable, judged, near, undecided
@@ -25,6 +26,7 @@ from stages.metrics.bootstrap import (
 DATASET, MODEL = "cifar10", "resnet8"
 FLOAT: Network = ("fp32", "none")
 INT8: Network = ("int8", "none")
+CONTROL: Network = ("int8_calibrated_on_test", "none")
 SCHEMES = ("fp32", "int16x8", "int8")
 QUANTIZED = ("int16x8", "int8")
 FILTERS = ("feature_squeezing", "pixel_defend")
@@ -45,17 +47,18 @@ BELOW_HALF_A_LEVEL = (
     0.0002,
     0.001,
 )  # the 8-bit grid rounds changes below 1/510 to none, and the next below 3/510 to one
+REPLAYED = (0.25, 0.75, 1.25, 1.75)  # levels of 1/255, at which the diagnostics replay
 SMALL = 0.004  # the smallest epsilon at which the paper evaluates filters
 
 TOLERANCE = 5  # points by which two accuracies may differ and still count as the same
 FLAT = 1  # the same for the points of one curve, on the same images
 SIMILAR = 1.25  # a ratio up to this, or down to its inverse, counts as no change
+CALIBRATED = 1.05  # the same for what calibration may change
 EXPLODED = 2  # the same, above or below which a gradient has exploded or vanished
 ZERO_GRADIENTS = 5  # percent of images that more are without a gradient
 MISALIGNED = 0.7071  # the cosine of 45 degrees
 LEFT = 0.5  # share of a filter's clean accuracy that it has to keep under attack to work
 KEPT = 0.9  # share of a distance that quantization has to leave
-SATURATED = 5  # percent of accuracy under an attack, below which nothing is left to be told apart
 
 ABOVE, BELOW = (0, inf), (-inf, 0)
 INCREASED = (1, inf)
@@ -67,7 +70,8 @@ def claims(evidence: Evidence) -> list[Claim]:
     subject = evidence.of(DATASET, MODEL)
     parts = (
         *(curve, input_rounding, rounding_in_the_network, boundary, gradients),
-        *(noise, misalignment, filters, trained_defenses, replayed_filters, convergence),
+        *(noise, misalignment, filters, trained_defenses),
+        *(replayed_filters, convergence, calibration, dequantization),
     )
     return [claim for part in parts for claim in part(subject)]
 
@@ -109,15 +113,17 @@ def input_rounding(evidence: Evidence) -> Iterator[Claim]:
 
 
 def rounding_in_the_network(evidence: Evidence) -> Iterator[Claim]:
-    """Which part of quantization it is: each alone, on changes that are not rounded before the network."""
-    for part, other in (("input", "all"), ("weights", "none"), ("activations", "none")):
-        yield judged(
-            f"int8 with its {part} alone quantized withstands PGD as with {other} (difference in points)",
-            "",
-            partial(_robust_change, evidence, part, other),
-            between=(-TOLERANCE, TOLERANCE),
-            note=f"holds within {TOLERANCE} points; {OWN_READING}",
-        )
+    """Which part of quantization makes the curve's shape: each alone, on what PGD crafted on the float network."""
+    for part in ("input", "weights", "activations"):
+        for before, after in pairwise((0, *REPLAYED)):
+            # Rounded inputs change at halves of a level, inputs that are not see changes of any size.
+            falls = part != "input" or round(before) != round(after)
+            yield (_falls if falls else _flat)(
+                f"int8 with its {part} alone quantized, PGD crafted on the float network "
+                f"{'lowers' if falls else 'leaves'} accuracy from {before:g}/255 to {after:g}/255 (points)",
+                "",
+                partial(_replayed_change, evidence, part, before / 255, after / 255),
+            )
     for part in ("input", "weights", "activations"):
         moves = part == "input"  # at 8 bits images lie on its grid, and only noise has to be rounded
         yield judged(
@@ -293,6 +299,54 @@ def convergence(evidence: Evidence) -> Iterator[Claim]:
         yield undecided("the paper's attacks have converged", paper, f"no attack was run that ends in {STRONG}")
 
 
+def calibration(evidence: Evidence) -> Iterator[Claim]:
+    """Correction: activations are calibrated on training images, not on those that are evaluated."""
+    for attack in ("clean", ATTACK):
+        under = "clean" if attack == "clean" else f"under {attack} at the smallest epsilon"
+        yield judged(
+            f"calibrating int8 on test images tells its accuracy {under}: that minus calibrated on training images "
+            "(points)",
+            "implied",
+            partial(_calibration_gain, evidence, attack),
+            between=(-FLAT, FLAT),
+            note=f"holds within {FLAT} point",
+        )
+    for attack in evidence.minimal_norm_attacks:
+        yield judged(
+            f"calibrating int8 on test images tells its distance to the decision boundary, {attack} "
+            f"({evidence.attacks[attack]}), to that calibrated on training images (ratio of medians)",
+            "implied",
+            partial(_distances, evidence, attack, CONTROL, INT8),
+            between=(1 / CALIBRATED, CALIBRATED),
+            note=f"holds within a factor of {CALIBRATED:g}",
+        )
+
+
+def dequantization(evidence: Evidence) -> Iterator[Claim]:
+    """Correction: gradients are those of dequantized logits, not of their codes."""
+    for scheme in QUANTIZED:
+
+        def compared(statistic: Callable, network=(scheme, "none"), zero: bool = False) -> Estimate:
+            norms = [evidence.diagnosed(name, network) for name in ("gradient_norm_of_codes", "gradient_norm")]
+            return paired_bootstrap(statistic, *(100.0 * (norm == 0) if zero else norm for norm in norms))
+
+        yield judged(
+            f"logits left as 8-bit codes tell the gradients of {scheme}, to dequantized ones (ratio of median norms)",
+            "implied",
+            partial(compared, ratio_of_medians),
+            between=(1 / SIMILAR, SIMILAR),
+            note=f"holds within a factor of {SIMILAR:g}",
+        )
+        yield judged(
+            f"logits left as 8-bit codes tell how many gradients of {scheme} vanish, minus dequantized ones (points of "
+            "images with an all-zero gradient)",
+            "implied",
+            partial(compared, difference_of_means, zero=True),
+            between=(-ZERO_GRADIENTS, ZERO_GRADIENTS),
+            note=f"holds within {ZERO_GRADIENTS} points",
+        )
+
+
 def _flat(claim: str, paper: float | str, measure: Callable[[], Estimate]) -> Claim:
     return judged(claim, paper, measure, between=(-FLAT, FLAT), note=f"holds within {FLAT} point")
 
@@ -312,12 +366,13 @@ def _replay_gain(evidence: Evidence, epsilon: float) -> Estimate:
     return paired_bootstrap(difference_of_means, *accuracies)
 
 
-def _robust_change(evidence: Evidence, part: str, other: str) -> Estimate:
-    """Of accuracy under the PGD of the diagnostics, between two networks of which one part is quantized."""
-    first, second, of_float = (100 * evidence.diagnosed("robust_correct", INT8, name) for name in (part, other, "none"))
-    if max(series.mean() for series in (first, second, of_float)) < SATURATED:
-        raise Undecidable(f"that PGD leaves less than {SATURATED} % of any of these networks: nothing to tell apart")
-    return paired_bootstrap(difference_of_means, first, second)
+def _replayed_change(evidence: Evidence, part: str, before: float, after: float) -> Estimate:
+    """Of accuracy between two budgets of the PGD of the diagnostics, 0 being clean, with one part of int8 quantized."""
+    series = [
+        evidence.diagnosed(*(("replayed_correct", INT8, part, epsilon) if epsilon else ("clean_correct", INT8, part)))
+        for epsilon in (after, before)
+    ]
+    return paired_bootstrap(difference_of_means, *(100 * correct for correct in series))
 
 
 def _shift_ratio(evidence: Evidence, scheme: str, levels: int, part: str) -> Estimate:
@@ -351,6 +406,16 @@ def _replay_minus_adaptive(evidence: Evidence, scheme: str, name: str) -> Estima
     epsilon, network = evidence.headline("linf"), (scheme, name)
     replayed = evidence.accuracy(network, ATTACK, epsilon, (scheme, "none"))
     return paired_bootstrap(difference_of_means, replayed, evidence.accuracy(network, ATTACK, epsilon))
+
+
+def _calibration_gain(evidence: Evidence, attack: str) -> Estimate:
+    epsilon = 0.0
+    if attack != "clean":
+        budgets = [budget for budget in evidence.epsilons(CONTROL, attack) if budget]
+        epsilon = min(budgets, default=0.0)
+    return paired_bootstrap(
+        difference_of_means, *(evidence.accuracy(network, attack, epsilon) for network in (CONTROL, INT8))
+    )
 
 
 def _convergence(evidence: Evidence, network: Network, attack: str) -> Estimate:

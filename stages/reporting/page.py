@@ -76,7 +76,7 @@ SECTIONS = {
     ),
 }
 
-# The same for what an extended evaluation measures beside.
+# The same for what is diagnosed beside.
 DIAGNOSTIC_SECTIONS = {
     "attribution": (
         "Attribution",
@@ -112,7 +112,8 @@ DIAGNOSTIC_SECTIONS = {
 
 GLOSSARY = {
     "Variant": "A trained network: dataset, model, scheme, defense and seed.",
-    "Scheme": "The network's number format: fp32 is the float network, int8 has 8-bit weights and activations, int16x8 "
+    "Scheme": "The network's number format: fp32 is the float network, int8 has 8-bit weights and activations "
+    "(int8_calibrated_on_test, a control, with ranges from images that it is evaluated on), int16x8 "
     "has 8-bit weights and 16-bit activations, w4a4 has 4-bit ones of both, w1a1 has single bits; the weights of first "
     "and last layers keep 8 bits in all quantized ones.",
     "Defense": "How the network was trained to withstand attacks, or which filter changes its inputs; none is plain "
@@ -182,8 +183,8 @@ def page(
 ) -> str:
     """The report as HTML, the same bytes for the same arguments.
 
-    `diagnosed` is empty where the evaluation was not extended, and then the page has none of its sections. `study` has
-    the `title` and the `question`; `settings` are printed. Without `claims` there is no section of them.
+    `diagnosed` is empty where the study does not diagnose its networks, and then the page has none of its sections.
+    `study` has the `title` and the `question`; `settings` are printed. Without `claims` there is no section of them.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages.claims.deep_edge import CURVE, SCHEMES, claims
+from stages.claims.deep_edge import CURVE, REPLAYED, SCHEMES, claims
 from stages.claims.evidence import Evidence
 from stages.metrics.results import results
 from tests.claims.made_up_scores import SAMPLES, SUBJECT, attacked, clean, minimal
@@ -226,17 +226,51 @@ def test_diagnosed_distances_are_of_images_that_both_networks_get_right():
     assert claim.note.startswith("110 images; ")
 
 
-def test_parts_of_quantization_under_an_attack():
+def test_which_part_of_quantization_makes_steps_of_the_curve():
     rows = diagnosed()
-    right = {"none": 40, "input": 70, "weights": 40, "activations": 41, "all": 71}
-    for part, percent in right.items():
-        mine = (rows["diagnostic"] == "robust_correct") & (rows["part"] == part) & (rows["scheme"] == "int8")
-        rows.loc[mine, "value"] = (np.arange(SAMPLES) < percent * SAMPLES / 100).astype(float)
-    found = chosen(claims(evidence(undefended(), rows)), "withstands PGD")
-    assert [(claim.ours, claim.holds) for claim in found] == [(-1, "yes"), (0, "yes"), (1, "yes")]
-    rows.loc[rows["diagnostic"] == "robust_correct", "value"] = 0.0
-    saturated = chosen(claims(evidence(undefended(), rows)), "withstands PGD")
-    assert all("nothing to tell apart" in claim.note and claim.holds == "undecided" for claim in saturated)
+    # At no perturbation, and at each of the replayed budgets.
+    right = {"input": (80, 80, 60, 60, 40), "weights": (80, 70, 60, 50, 50), "activations": (80, 70, 60, 50, 40)}
+    for part, percents in right.items():
+        for magnitude, percent in zip((0.0, *REPLAYED), percents, strict=True):
+            name = "replayed_correct" if magnitude else "clean_correct"
+            mine = (rows["diagnostic"] == name) & (rows["part"] == part) & (rows["scheme"] == "int8")
+            mine &= np.isclose(rows["magnitude"], magnitude / 255)
+            assert mine.sum() == SAMPLES
+            rows.loc[mine, "value"] = (rows.loc[mine, "sample"] < percent * SAMPLES / 100).astype(float)
+    found = claims(evidence(undefended(), rows))
+    of_input = chosen(found, "its input alone quantized, PGD")
+    assert [("leaves" in claim.claim, claim.ours, claim.holds) for claim in of_input] == [
+        *((True, 0, "yes"), (False, -20, "yes"), (True, 0, "yes"), (False, -20, "yes"))
+    ]
+    of_weights = chosen(found, "its weights alone quantized, PGD")
+    assert [claim.holds for claim in of_weights] == ["yes", "yes", "yes", "no"]
+    assert [claim.holds for claim in chosen(found, "its activations alone quantized, PGD")] == ["yes"] * 4
+
+
+def test_calibration_on_test_images_is_told_from_that_on_training_images():
+    control = "int8_calibrated_on_test"
+    frames = [
+        *(*undefended(), attacked("int8", "none", 30, epsilon=0.002), minimal("int8", "none", NEAR)),
+        *(clean(control, percent=95), attacked(control, "none", 30, epsilon=0.002)),
+        minimal(control, "none", 1.2 * NEAR),
+    ]
+    found = chosen(claims(evidence(frames)), "calibrating int8 on test images")
+    assert [(round(claim.ours, 3), claim.holds) for claim in found] == [(7.5, "no"), (0, "yes"), (1.2, "no")]
+    without = chosen(claims(evidence(undefended())), "calibrating int8 on test images")
+    assert {claim.holds for claim in without} == {"undecided"}
+
+
+def test_gradients_of_codes_are_told_from_those_of_dequantized_logits():
+    for factor, zero, holds in ((20, 10, "no"), (1, 0, "yes")):
+        rows = diagnosed()
+        mine = rows[(rows["diagnostic"] == "gradient_norm") & (rows["part"] == "all")]
+        value = np.where(mine["sample"] < zero * SAMPLES / 100, 0.0, factor * mine["value"])
+        of_codes = mine.assign(diagnostic="gradient_norm_of_codes", value=value)
+        found = chosen(claims(evidence(undefended(), pd.concat([rows, of_codes]))), "logits left as 8-bit codes")
+        norms, zeros, *of_int16x8 = sorted(found, key=lambda claim: "int16x8" in claim.claim)
+        assert norms.ours == pytest.approx(factor, rel=0.2) and zeros.ours == pytest.approx(zero)
+        assert (norms.holds, zeros.holds) == (holds, holds)
+        assert {claim.holds for claim in of_int16x8} == {"undecided"}
 
 
 def test_a_study_of_something_else_decides_nothing():
