@@ -102,7 +102,7 @@ def _listed(norms: dict[str, str]) -> str:
 
 
 def _impossible_budgets(params: Any, norm: str, epsilons: list[float]) -> Iterator[str]:
-    key, evaluation = f"evaluation.epsilons.{norm}", params.written["evaluation"]
+    key, evaluation = f"evaluation.epsilons.{norm}", params.asked["evaluation"]
     written, headline = evaluation["epsilons"][norm], params.evaluation.headline_epsilon.get(norm)
     if epsilons != sorted(set(epsilons)):
         yield f"{key}: {written} should be ascending, each value once"

@@ -1,9 +1,10 @@
 """params.yaml: what is asked. Everything in it is checked before any job starts, and every fault is named at once.
 
-All keys are required, apart from the settings of plugins, whose defaults stand in the plugins' signatures.
+All keys are required, apart from the settings of plugins, whose defaults stand in the plugins' signatures, and from
+`extended`: what replaces the others where `evaluation.extended` is true, as a JSON merge patch (RFC 7396).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -21,6 +22,7 @@ from stages.norms import NORMS
 
 FLOAT_SCHEME = "fp32"  # the float network itself, hence no file of schemes/
 PLUGIN = "attack"  # the setting of an attack that names its file, where the attack has another name
+EXTENDED = "extended"  # the section of what an extended evaluation asks for instead
 RETRAINING = "training"  # the setting of a defense that says how it trains, where it does so in its own way
 
 
@@ -233,6 +235,7 @@ class Params(Section):
     evaluation: Evaluation
     report: Report
     _written: dict[str, Any] = PrivateAttr()
+    _asked: dict[str, Any] = PrivateAttr()
 
     @cached_property
     def values(self) -> dict[str, Any]:
@@ -318,6 +321,23 @@ class Params(Section):
         """The file's content as YAML reads it, which is what DVC hashes."""
         return self._written
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The same with what an extended evaluation replaces: what was checked, as it is written."""
+        return self._asked
+
+    def places(self, keys: Sequence[str]) -> tuple[str, ...]:
+        """Where the file says what dotted keys are: there and, in an extended evaluation, in what replaces them."""
+        if not self.evaluation.extended:
+            return tuple(keys)
+        return tuple(place for key in keys for place in self._places(key))
+
+    def _places(self, key: str) -> tuple[str, ...]:
+        replacement = f"{EXTENDED}.{key}"
+        if not _is_in(self._written, replacement):
+            return (key,)
+        return (key, replacement) if _is_in(self._written, key) else (replacement,)
+
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
     """Read and check a params.yaml.
@@ -326,20 +346,61 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         ParamsError: the file is missing, is no YAML (with the line), or holds faults: all of them, one sentence a line.
     """
     written = _read(path)
+    plain = {key: value for key, value in written.items() if key != EXTENDED}
+    changes = written.get(EXTENDED) or {}
+    params, faults = _checked(plain)
+    if not isinstance(changes, dict):
+        faults.append(f"{EXTENDED}: {changes!r} should be a mapping of keys to values")
+    elif params is not None and changes:  # checked whether or not it is asked for
+        changed, found = _checked(_merged(plain, {**changes, "evaluation": _with_probes(changes.get("evaluation"))}))
+        faults += [f"{fault} (with what {EXTENDED} replaces)" for fault in found if fault not in faults]
+        params = changed if params.evaluation.extended else params
+    if faults:
+        raise ParamsError("\n".join(f"{path}: {fault}" for fault in faults))
+    params._written = written
+    return params
+
+
+def _with_probes(evaluation: Any) -> Any:
+    return {**(evaluation or {}), "extended": True} if isinstance(evaluation, dict | None) else evaluation
+
+
+def _checked(asked: dict[str, Any]) -> tuple[Params | None, list[str]]:
+    """The settings, None where they have not even their form, and what is wrong with them."""
     faults: list[str] = []
     params = None
     try:
-        params = Params.model_validate(written)
+        params = Params.model_validate(asked)
     except ValidationError as error:
         faults += _sentences(error, Params)
-    knobs = _check_knobs(written, faults)
+    knobs = _check_knobs(asked, faults)
     if params is not None and not faults:
         params = params.model_copy(update=knobs)
-        params._written = written
+        params._asked = asked
         faults += impossible(params)
-    if faults:
-        raise ParamsError("\n".join(f"{path}: {fault}" for fault in faults))
-    return params
+    return params, faults
+
+
+def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A JSON merge patch: mappings are merged key by key, null takes a key away, all else replaces what was there."""
+    merged = {**values}
+    for key, change in changes.items():
+        if change is None:
+            merged.pop(key, None)
+        elif isinstance(change, dict):
+            before = merged.get(key)
+            merged[key] = _merged(before if isinstance(before, dict) else {}, change)
+        else:
+            merged[key] = change
+    return merged
+
+
+def _is_in(values: Any, dotted: str) -> bool:
+    for key in dotted.split("."):
+        if not isinstance(values, dict) or key not in values:
+            return False
+        values = values[key]
+    return True
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -215,7 +215,8 @@ def tasks(params: Params) -> list[Task]:
         *(_probe(params, variant, attack) for variant, attack in crafted if _is_probed(params, attack)),
         *(_diagnose(params, variant) for variant in attacked if _is_diagnosed(params, variant)),
     ]
-    return [*made, _report(params, [task for task in made if task.job.rule in ("score", "probe", "diagnose")])]
+    report = _report(params, [task for task in made if task.job.rule in ("score", "probe", "diagnose")])
+    return [replace(task, job=replace(task.job, params=params.places(task.job.params))) for task in (*made, report)]
 
 
 def dvc_plots(params: Params) -> list[dict[str, Any]]:

@@ -110,7 +110,7 @@ def _used(job, params) -> dict:
     """The settings that the job depends on and so may show, nested as in params.yaml."""
     used = {}
     for key in job.params:
-        *sections, last = key.split(".")
+        *sections, last = key.removeprefix("extended.").split(".")
         source, target = params.values, used
         for section in sections:
             source, target = source[section], target.setdefault(section, {})

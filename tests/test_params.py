@@ -556,3 +556,33 @@ def test_models_to_attack_in_training_are_others(load, tmp_path, models, sentenc
     with pytest.raises(ParamsError) as caught:
         load(**{"grid.defenses": ["crowd"], "defenses.crowd": {"models": models}})
     assert sentence in str(caught.value)
+
+
+def test_what_an_extended_evaluation_replaces_counts_where_it_is_asked_for(load):
+    replaced = {"attacks": {"climb": {"steps": 7}, "noise": None}, "evaluation": {"samples": 30}}
+    plain, extended = (load(**{"extended": replaced, "evaluation.extended": asked}) for asked in (False, True))
+    assert plain.attacks == load().attacks and plain.evaluation == load().evaluation
+    assert extended.attacks == {"climb": {"steps": 7}} and extended.evaluation.samples == 30
+    assert extended.values["evaluation"]["samples"] == 30 and "extended" not in extended.values
+    assert extended.written["attacks"]["climb"] == {"steps": 3} and extended.written["extended"] == replaced
+
+
+def test_a_setting_that_is_replaced_stands_in_two_places(load):
+    replaced = {"attacks": {"climb": {"steps": 7}}, "schemes": {"w8": {}}}
+    keys = ("attacks.climb", "schemes.w8", "threads")
+    plain, extended = (load(**{"extended": replaced, "evaluation.extended": asked}) for asked in (False, True))
+    assert plain.places(keys) == keys
+    assert extended.places(keys) == ("attacks.climb", "extended.attacks.climb", "extended.schemes.w8", "threads")
+
+
+def test_what_is_wrong_with_an_extended_evaluation_is_said_before_it_is_asked_for(faults):
+    ending = " (with what extended replaces)"
+    assert faults(extended={"attacks": {"climb": {"stepz": 7}}}) == [
+        f"params.yaml: attacks.climb.stepz: unknown key, did you mean 'steps'?{ending}"
+    ]
+    assert faults(extended={"evaluation": {"samples": None}}) == [
+        f"params.yaml: evaluation.samples: is missing, expected a value{ending}"
+    ]
+    assert faults(extended=[1]) == ["params.yaml: extended: [1] should be a mapping of keys to values"]
+    # What is wrong with or without it is said once.
+    assert faults(threads=0, extended={"evaluation": {"samples": 30}}) == faults(threads=0)

@@ -2,6 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from stages.params import load_params
 from stages.plan import Variant, dvc_plots, networks, plan, surrogates, task_of, tasks, variants
@@ -367,3 +368,16 @@ def test_the_images_shown_are_those_of_an_attack_that_was_run_at_the_headline(pa
     assert shown(limited(params, defenses={"none": {"attacks": ["fgsm"]}})) == {"fgsm"}
     assert shown(limited(params, attacks={"pgd": {"epsilons": [16 / 255]}})) == {"fgsm"}
     assert shown(limited(params, defenses={"none": {"attacks": ["noise"]}, "jacobian": {"samples": 5}})) == {"noise"}
+
+
+def test_jobs_depend_on_what_an_extended_evaluation_replaces_for_them(tmp_path):
+    written = yaml.safe_load((ROOT / "params.yaml").read_text())
+    written["evaluation"]["extended"] = True
+    written["extended"] = {"attacks": {"pgd": {"steps": 99}}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(written))
+    params = load_params(tmp_path / "params.yaml")
+    name = "fashion_mnist-resnet8-int8-none-s0"
+    attack = job(params, "attack", f"{name}-pgd")
+    assert {"attacks.pgd", "extended.attacks.pgd"} <= set(attack.params)
+    fgsm = job(params, "attack", f"{name}-fgsm")
+    assert not [key for key in fgsm.params if key.startswith("extended")]
