@@ -55,7 +55,7 @@ THREATS = ("white_box", "black_box", "noise")
 
 NAMED_TYPES = ("Count", "Epsilon", "Fraction", "NonNegative", "NonNegativeInt", "Positive")
 ANNOTATIONS = {
-    **{kind.__name__: kind for kind in (bool, float, int, list, str)},
+    **{kind.__name__: kind for kind in (bool, dict, float, int, list, str)},
     "Literal": Literal,
     **{name: getattr(knob_types, name) for name in NAMED_TYPES},
 }
