@@ -140,6 +140,7 @@ def _impossible_counts(params: Any, dataset: str) -> Iterator[str]:
         ("data.calibration", params.data.calibration, 1, left, beside_validation),
         *((f"{key}.batch_size", size, 1, left, beside_validation) for key, size in batches.items()),
         ("evaluation.samples", params.evaluation.samples, 1, counts["test"], "the test images"),
+        ("evaluation.diagnose", params.evaluation.diagnose, 0, counts["test"], "the test images"),
         ("training.augmentation.crop_padding", padding, 0, side // 2, "half the side"),
     ]
     for key, value, lowest, highest, what in limits:

@@ -39,14 +39,14 @@ Measured = tuple[str, str, float, np.ndarray]
 
 
 def run(task, params, outputs) -> None:
-    """Diagnose the task's variant on the evaluated test samples, beside the float network that it was made from.
+    """Diagnose the task's variant on as many of the evaluated test samples as the study says, beside the float network that it was made from.
 
     Attacked accuracy needs a budget: where the study has no headline epsilon in linf, there are no such rows.
     """
     device = configure(params)
     variant, evaluation = task.variant, params.values["evaluation"]
     dataset = load_dataset(Path(f"{variant.prepared}.safetensors"))
-    samples = evaluation_samples(dataset.test.labels, params.samples(variant.defense))
+    samples = evaluation_samples(dataset.test.labels, evaluation["diagnose"])
     measured = diagnostics(
         classifiers(variant, dataset, device),
         as_input(torch.from_numpy(dataset.test.inputs[samples]).to(device)),

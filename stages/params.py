@@ -162,7 +162,7 @@ class Evaluation(Section):
     grid: Literal["digital", "pre_quantizer"]
     eot_samples: Count
     extended: bool
-    diagnose: bool
+    diagnose: NonNegativeInt
     transfer: Annotated[list[str], UNIQUE]
     surrogates: Literal["all", "related"]
     limits: Limits

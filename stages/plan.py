@@ -376,7 +376,7 @@ def _probe(params: Params, variant: Variant, attack: str) -> Task:
 
 def _is_diagnosed(params: Params, variant: Variant) -> bool:
     """Whether what quantization did is measured: before a filter it is the undefended network's that was quantized."""
-    return params.evaluation.diagnose and not variant.is_filtered
+    return params.evaluation.diagnose > 0 and not variant.is_filtered
 
 
 def _diagnose(params: Params, variant: Variant) -> Task:
@@ -385,7 +385,7 @@ def _diagnose(params: Params, variant: Variant) -> Task:
     job = Job(
         item=variant.name,
         inputs=_files(*dict.fromkeys([variant.prepared, variant.float_variant.network, variant.network])),
-        params=("device", "threads", *params.keys_of_samples(variant.defense), *budget),
+        params=("device", "threads", "evaluation.diagnose", *budget),
         outputs=(variant.diagnostics + ".parquet",),
         **_code("diagnose", models=variant.model),
     )
@@ -400,7 +400,7 @@ def _report(params: Params, judgements: list[Task]) -> Task:
         *_files(*(variant.adversarial(attack) for variant, attack in shown)),
         *_files(*dict.fromkeys(variant.prepared for variant, _ in shown)),
     ]
-    diagnosed = params.evaluation.diagnose
+    diagnosed = params.evaluation.diagnose > 0
     figures = [*FIGURES, *(DIAGNOSTIC_FIGURES if diagnosed else ())]
     claims = [params.report.claims] if params.report.claims else []
     asked = [*([DIAGNOSTICS] if diagnosed else []), *([CLAIMS] if claims else [])]

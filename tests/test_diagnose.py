@@ -54,9 +54,9 @@ def folder(tmp_path_factory):
 
 def run(folder, monkeypatch, variant, headlines=None):
     monkeypatch.chdir(folder)
-    evaluation = {"samples": SAMPLES, "headline_epsilon": {"linf": HEADLINE} if headlines is None else headlines}
+    evaluation = {"diagnose": SAMPLES, "headline_epsilon": {"linf": HEADLINE} if headlines is None else headlines}
     values = {"device": "cpu", "threads": 1, "evaluation": evaluation}
-    params = SimpleNamespace(values=values, samples=lambda defense: evaluation["samples"])
+    params = SimpleNamespace(values=values)
     output = f"{variant.diagnostics}.parquet"
     diagnose.run(
         SimpleNamespace(variant=variant, job=SimpleNamespace(outputs=(output,))), params, SimpleNamespace(path=Path)
@@ -244,22 +244,22 @@ def planned(**evaluation):
 
 
 def test_each_variant_is_diagnosed_beside_its_float_network_where_the_study_says_so():
-    assert not planned(diagnose=False)
-    jobs = planned(diagnose=True)
+    assert not planned(diagnose=0)
+    jobs = planned(diagnose=20)
     assert len(jobs) == 10
     name = "fashion_mnist-resnet8-w4a4-fast_at-s0"
     stems = ["prepared/fashion_mnist", f"defended/{name.replace('w4a4', 'fp32')}", f"quantized/{name}"]
     files = [f"data/{stem}.{suffix}" for stem in stems for suffix in ("json", "safetensors")]
     assert sorted(jobs[name].inputs) == sorted(files)
     assert jobs[name].outputs == (f"data/diagnostics/{name}.parquet",)
-    assert jobs[name].params == ("device", "threads", "evaluation.samples", "evaluation.headline_epsilon.linf")
+    assert jobs[name].params == ("device", "threads", "evaluation.diagnose", "evaluation.headline_epsilon.linf")
     assert jobs[name].modules == ("stages/diagnose.py", "stages/models/resnet8.py")
     assert len(jobs["fashion_mnist-resnet8-fp32-none-s0"].inputs) == 4
 
 
 def test_without_a_headline_epsilon_in_linf_no_job_depends_on_one():
-    jobs = planned(diagnose=True, headline_epsilon={"l2": 0.5})
-    assert {job.params for job in jobs.values()} == {("device", "threads", "evaluation.samples")}
+    jobs = planned(diagnose=20, headline_epsilon={"l2": 0.5})
+    assert {job.params for job in jobs.values()} == {("device", "threads", "evaluation.diagnose")}
 
 
 def test_networks_are_classifiers_with_frozen_parameters(folder, monkeypatch):

@@ -47,7 +47,7 @@ WRITTEN = {
         "grid": "digital",
         "eot_samples": 1,
         "extended": False,
-        "diagnose": False,
+        "diagnose": 0,
         "transfer": ["climb"],
         "surrogates": "all",
         "limits": {},
@@ -223,6 +223,7 @@ def test_numbers_are_read_as_dvc_reads_them(load):
             "training.augmentation.crop_padding: 7 should be at most 6, half the side of 'digits'",
         ),
         ("evaluation.samples", 41, "evaluation.samples: 41 should be at most 40, the test images of 'digits'"),
+        ("evaluation.diagnose", 41, "evaluation.diagnose: 41 should be at most 40, the test images of 'digits'"),
         (
             "data.calibration",
             81,

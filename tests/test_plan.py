@@ -222,7 +222,7 @@ def test_what_a_job_asks_of_a_cluster_is_no_setting_of_any_job(params):
 
 
 def test_every_rule_of_the_plan_may_ask_for_its_own_resources(params):
-    everything = params.evaluation.model_copy(update={"extended": True, "diagnose": True})
+    everything = params.evaluation.model_copy(update={"extended": True, "diagnose": 20})
     extended = params.model_copy(update={"evaluation": everything})
     extended = changed(extended, defenses=["none", "fast_at", "feature_squeezing"])
     assert {job.rule for job in plan(extended)} == set(type(params.resources.rules).model_fields)
@@ -272,7 +272,7 @@ def test_a_filter_stands_before_the_undefended_network_of_the_same_number_format
 
 
 def test_a_filter_is_not_diagnosed_since_its_network_was_quantized_without_it(params):
-    evaluation = params.evaluation.model_copy(update={"diagnose": True})
+    evaluation = params.evaluation.model_copy(update={"diagnose": 20})
     params = changed(params, defenses=["none", "feature_squeezing"], also=[])
     params = params.model_copy(update={"evaluation": evaluation})
     diagnosed = [job.item for job in plan(params) if job.rule == "diagnose"]
