@@ -39,7 +39,7 @@ Measured = tuple[str, str, float, np.ndarray]
 
 
 def run(task, params, outputs) -> None:
-    """Diagnose the task's variant on as many of the evaluated test samples as the study says, beside the float network that it was made from.
+    """Diagnose the task's variant on some of the test samples, beside the float network that it was made from.
 
     Attacked accuracy needs a budget: where the study has no headline epsilon in linf, there are no such rows.
     """
