@@ -409,8 +409,8 @@ def _report(params: Params, judgements: list[Task]) -> Task:
         item="all",
         inputs=tuple(inputs),
         params=_reported(params),
-        outputs=(f"{RESULTS}/report.html", *(f"{RESULTS}/figures/{figure}.svg" for figure in figures)),
-        tracked=tuple(tables),
+        outputs=(f"{RESULTS}/report.html",),
+        tracked=(*tables, *(f"{RESULTS}/figures/{figure}.svg" for figure in figures)),
         metrics=(f"{RESULTS}/metrics.json",),
         **_code("report", claims=claims),
     )
