@@ -10,7 +10,7 @@ import pandas as pd
 import vl_convert
 
 from stages.metrics.flags import WITH_GRADIENTS
-from stages.metrics.results import at_epsilon
+from stages.metrics.results import at_epsilon, split_flags
 from stages.norms import FULL_RANGES
 
 VARIANT = ["dataset", "model", "scheme", "defense"]
@@ -49,6 +49,7 @@ DISTANCE_DATA = [
     "flagged",
     "flags",
 ]
+IN_LINES = "length(datum.label) > 9 ? split(datum.label, '_') : datum.label"  # names that are wider than a cell
 HEATMAP_CELL = (64, 48)  # four schemes and the labels fit a phone of 390 pixels
 FLAG_LINES = 7  # pixels between the hatching lines of a flagged cell
 # From here on numbers are black: both sides of it keep a contrast of 4.4:1 on viridis.
@@ -214,8 +215,9 @@ def heatmap(group: Group) -> alt.FacetChart | None:
     panels = {CLEAN: group.clean(), worst_case: group.worst_case()}
     cells = pd.concat([rows.assign(panel=panel, count=_unusual(rows["images"])) for panel, rows in panels.items()])
     base = alt.Chart().encode(
-        x=alt.X("scheme:N", sort=group.schemes, title="Scheme", axis=alt.Axis(labelAngle=0)),
-        y=alt.Y("defense:N", sort=group.defenses, title="Defense"),
+        x=alt.X("scheme:N", sort=group.schemes, title="Scheme", axis=alt.Axis(labelAngle=0, labelExpr=IN_LINES)),
+        # In a font that is wider than the one that it was measured in, the longest name would run into the title.
+        y=alt.Y("defense:N", sort=group.defenses, title="Defense", axis=alt.Axis(titlePadding=20)),
         tooltip=_tooltips("variant", "flags"),
     )
     width, height = HEATMAP_CELL
@@ -281,9 +283,14 @@ def _size_title(size: str, norm: str) -> str:
 
 
 def epsilon_curves(group: Group) -> pd.DataFrame:
-    """The rows of each selectable series of accuracy against epsilon, `series` naming it; the worst case first."""
+    """The rows of each selectable series of accuracy against epsilon, `series` naming it; the worst case first.
+
+    Where nothing but replays was tried there is no worst case: between budgets that were attacked it would look as if
+    accuracy rose.
+    """
     rows = group.rows
-    worst_case = rows[rows["threat"] == "worst_case"].assign(series=WORST_CASE)
+    attacked = (rows["epsilon"] == 0) | ~rows["flags"].map(split_flags).map(lambda flags: "only_transferred" in flags)
+    worst_case = rows[(rows["threat"] == "worst_case") & attacked].assign(series=WORST_CASE)
     direct = rows[~rows["threat"].isin(["clean", "worst_case", "transfer"])]
     transfer = rows[rows["threat"] == "transfer"].sort_values(["accuracy", "surrogate"], kind="stable")
     strongest = transfer.drop_duplicates(["variant", "attack", "epsilon"])

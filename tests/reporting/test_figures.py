@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from math import inf
 from xml.etree import ElementTree
 
@@ -162,6 +163,17 @@ def test_curves_tell_black_box_from_white_box_and_noise(black_box_study):
     assert series_names(group) == [WORST_CASE, "noise", "pgd", "square (black box)"]
     curves = epsilon_curves(group)
     assert set(curves.loc[curves["series"] == "square (black box)", "threat"]) == {"black_box"}
+
+
+def test_a_worst_case_of_replays_alone_is_not_drawn(default_study):
+    (group,) = default_study[2]
+    worst_case = group.rows["threat"] == "worst_case"
+    of_int8 = worst_case & (group.rows["scheme"] == "int8")
+    flags = group.rows["flags"].where(~of_int8, "non_monotone;only_transferred")
+    curves = epsilon_curves(replace(group, rows=group.rows.assign(flags=flags)))
+    drawn = curves[curves["series"] == WORST_CASE]
+    assert set(drawn.loc[drawn["scheme"] == "int8", "epsilon"]) == {0}
+    assert (drawn["scheme"] != "int8").sum() == (worst_case & ~of_int8).sum() > 0
 
 
 def test_a_filter_stands_beside_the_undefended_in_the_curve_of_an_attack(limited_study):
