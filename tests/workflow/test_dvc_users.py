@@ -242,13 +242,17 @@ def test_edited_code_is_not_taken_for_what_was_planned(experiments):
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.parent.name)
 def test_no_key_of_a_study_is_skipped(file):
-    """Where no stage depends on a key, `dvc exp run -S` would record an experiment without asking any of ours."""
+    """Where no stage depends on a key, `dvc exp run -S` would record an experiment without asking any of ours.
+
+    What an extended evaluation replaces changes no result of one that is not extended.
+    """
     params = load_params(file)
     jobs = plan(params)
     *_, report = jobs
     asked = {key.partition(".")[0] for key in report.params}
     # Where data and results come from and where jobs run changes no result: an experiment with these is what was run.
-    assert set(params.written) - asked == {"ledger", "resources"}
+    unused = {"extended"} & set(params.written) if not params.evaluation.extended else set()
+    assert set(params.written) - asked == {"ledger", "resources"} | unused
     assert {f"data.{key}" for key in params.written["data"]} - set(report.params) == {"data.mirror"}
     makers = {path: job for job in jobs for path in job.products}
     needed, pending = set(), [report]
@@ -338,5 +342,5 @@ def used_by_dvc(project):
     done = project.run("python", "-c", code)
     assert done.returncode == 0, done.stdout
     digests = set(re.findall(r"\b[0-9a-f]{32}(?:\.dir)?\b", done.stdout))
-    assert len(digests) > 40  # of two sets of results, of which some outputs are in git alone
+    assert len(digests) > 30  # of two sets of results, of which some outputs are in git alone
     return digests
