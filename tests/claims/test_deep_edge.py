@@ -250,8 +250,8 @@ def test_which_part_of_quantization_makes_steps_of_the_curve():
 def test_calibration_on_test_images_is_told_from_that_on_training_images():
     control = "int8_calibrated_on_test"
     frames = [
-        *(*undefended(), attacked("int8", "none", 30, epsilon=0.002), minimal("int8", "none", NEAR)),
-        *(clean(control, percent=95), attacked(control, "none", 30, epsilon=0.002)),
+        *(*undefended(), attacked("int8", "none", 30, epsilon=0.008), minimal("int8", "none", NEAR)),
+        *(clean(control, percent=95), attacked(control, "none", 30, epsilon=0.008)),
         minimal(control, "none", 1.2 * NEAR),
     ]
     found = chosen(claims(evidence(frames)), "calibrating int8 on test images")
