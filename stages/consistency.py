@@ -172,6 +172,7 @@ def _impossible_limits(params: Any) -> Iterator[str]:
     unknown = []
     for name, limit in limits.attacks.items():
         key = f"evaluation.limits.attacks.{name}"
+        yield from _not_in_grid(params, key, limit)
         if name not in params.attacks:
             unknown.append(f"{key}: {name!r} is not listed in attacks{plugins.nearest(name, list(params.attacks))}")
         elif limit.epsilons is not None and plugins.is_minimal_norm(params.plugin(name)):
@@ -193,6 +194,16 @@ def _impossible_limits(params: Any) -> Iterator[str]:
         yield from _unattacked(params)
 
 
+def _not_in_grid(params: Any, key: str, limit: Any) -> Iterator[str]:
+    """Schemes and seeds that an attack is limited to, and no network has."""
+    cells = params.grid.cells()
+    for axis, index in (("schemes", 2), ("seeds", 4)):
+        known = dict.fromkeys(cell[index] for cell in cells)
+        for value in getattr(limit, axis) or ():
+            if value not in known:
+                yield f"{key}.{axis}: {value!r} is not in the grid, expected one of: {', '.join(map(str, known))}"
+
+
 def _unknown_budgets(key: str, epsilons: list[float], norm: str, known: list[float]) -> Iterator[str]:
     for epsilon in epsilons:
         if epsilon not in known:
@@ -202,15 +213,22 @@ def _unknown_budgets(key: str, epsilons: list[float], norm: str, known: list[flo
 def _unattacked(params: Any) -> Iterator[str]:
     """Defenses that limits leave without any attack at the headline epsilon, or an attack without any epsilon."""
     headline, epsilon = next(iter(in_order(params.evaluation.headline_epsilon).items()), (None, 0.0))
-    for defense in dict.fromkeys([*params.grid_defenses, *params.evaluation.limits.defenses]):
-        attacks = params.attacks_on(defense)
-        for attack in attacks:
-            if not params.epsilons(defense, attack):
-                key = f"evaluation.limits.defenses.{defense}.epsilons"
-                yield f"{key}: shares none with evaluation.limits.attacks.{attack}.epsilons, expected some"
+    told = set()
+    cells = [tuple(cell[2:]) for cell in params.grid.cells()]
+    scheme, _, seed = cells[0]
+    for scheme, defense, seed in [*cells, *((scheme, defense, seed) for defense in params.evaluation.limits.defenses)]:
+        attacks = params.attacks_on(defense, scheme, seed)
+        key = f"evaluation.limits.defenses.{defense}.epsilons"
+        faults = [
+            f"{key}: shares none with evaluation.limits.attacks.{attack}.epsilons, expected some"
+            for attack in attacks
+            if not params.epsilons(defense, attack)
+        ]
         in_norm = [attack for attack in attacks if plugins.norm(params.plugin(attack)) == headline]
         if not any(params.reaches(defense, attack, epsilon) for attack in in_norm):
-            yield (
+            faults.append(
                 f"evaluation.limits: leaves no attack on {defense!r} at {headline} {epsilon:.6g}, expected one for the "
                 "headline numbers (evaluation.headline_epsilon)"
             )
+        yield from (fault for fault in faults if fault not in told)
+        told |= set(faults)

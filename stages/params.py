@@ -136,10 +136,16 @@ class Retraining(Section):
 
 
 class AttackLimit(Section):
-    """How much is asked of an attack that takes long; what is left out is as for all."""
+    """How much is asked of an attack that takes long, and on which networks; what is left out is as for all."""
 
     samples: Count | None = None
     epsilons: Annotated[list[Budget], SOME] | None = None
+    schemes: Annotated[list[SchemeName], SOME, UNIQUE] | None = None
+    seeds: Annotated[list[NonNegativeInt], SOME, UNIQUE] | None = None
+
+    def includes(self, scheme: str, seed: int) -> bool:
+        """Whether the attack is run on networks of that number format and seed."""
+        return (self.schemes is None or scheme in self.schemes) and (self.seeds is None or seed in self.seeds)
 
 
 class DefenseLimit(Section):
@@ -291,10 +297,13 @@ class Params(Section):
         limit = self.evaluation.limits.defenses.get(defense)
         return limit is not None and limit.samples is not None
 
-    def attacks_on(self, defense: str) -> list[str]:
-        """The attacks that are run on networks with this defense."""
-        limit = self.evaluation.limits.defenses.get(defense)
-        return list(self.attacks) if limit is None or limit.attacks is None else limit.attacks
+    def attacks_on(self, defense: str, scheme: str, seed: int) -> list[str]:
+        """The attacks that are run on networks with this defense, number format and seed."""
+        limits = self.evaluation.limits
+        of_defense = limits.defenses.get(defense)
+        asked = list(self.attacks) if of_defense is None or of_defense.attacks is None else of_defense.attacks
+        of_attacks = {attack: limits.attacks.get(attack) for attack in asked}
+        return [attack for attack, limit in of_attacks.items() if limit is None or limit.includes(scheme, seed)]
 
     def epsilons(self, defense: str, attack: str) -> list[float]:
         """The budgets at which an attack is run on networks with this defense."""

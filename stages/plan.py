@@ -184,6 +184,11 @@ def sources(params: Params, variant: Variant) -> tuple[Variant, ...]:
     return tuple(replace(own, model=model) for model in params.source_models(variant.defense))
 
 
+def attacks_on(params: Params, variant: Variant) -> list[str]:
+    """The attacks that are run on a variant."""
+    return params.attacks_on(variant.defense, variant.scheme, variant.seed)
+
+
 def surrogates(params: Params, target: Variant) -> list[Variant]:
     """The other variants of the same dataset, model and seed, so that adding a seed or a model changes no target.
 
@@ -202,7 +207,7 @@ def surrogates(params: Params, target: Variant) -> list[Variant]:
 def tasks(params: Params) -> list[Task]:
     """The tasks of all jobs, in the plan's order."""
     attacked = variants(params)
-    crafted = [(variant, attack) for variant in attacked for attack in params.attacks_on(variant.defense)]
+    crafted = [(variant, attack) for variant in attacked for attack in attacks_on(params, variant)]
     scored = [
         (variant, attack) for variant in attacked for attack in params.attacks if _is_scored(params, variant, attack)
     ]
@@ -318,7 +323,7 @@ def _budgets(plugin: str) -> str:
 
 def _score(params: Params, variant: Variant, attack: str) -> Task:
     replayed = _replayed(params, variant, attack)
-    own = [variant] if attack in params.attacks_on(variant.defense) else []
+    own = [variant] if attack in attacks_on(params, variant) else []
     sets = [crafted_on.adversarial(attack) for crafted_on in (*own, *replayed)]
     plugin = params.plugin(attack)
     # What a minimal-norm attack found is judged at every budget here, an attack with budgets ran at each of them.
@@ -342,13 +347,13 @@ def _replayed(params: Params, variant: Variant, attack: str) -> list[Variant]:
     """
     if attack not in params.evaluation.transfer:
         return []
-    crafted_on = [other for other in surrogates(params, variant) if attack in params.attacks_on(other.defense)]
+    crafted_on = [other for other in surrogates(params, variant) if attack in attacks_on(params, other)]
     replayed = [other for other in crafted_on if not params.is_limited(other.defense)]
     return sorted(replayed, key=lambda other: other.name)
 
 
 def _is_scored(params: Params, variant: Variant, attack: str) -> bool:
-    return attack in params.attacks_on(variant.defense) or bool(_replayed(params, variant, attack))
+    return attack in attacks_on(params, variant) or bool(_replayed(params, variant, attack))
 
 
 def _is_probed(params: Params, attack: str) -> bool:
@@ -440,8 +445,7 @@ def _is_shown(params: Params, shown: list[Variant], attack: str) -> bool:
     """Whether an attack has a set at its headline epsilon on all variants that are shown."""
     headline = params.evaluation.headline_epsilon.get(plugins.norm(params.plugin(attack)))
     return all(
-        attack in params.attacks_on(variant.defense) and params.reaches(variant.defense, attack, headline)
-        for variant in shown
+        attack in attacks_on(params, variant) and params.reaches(variant.defense, attack, headline) for variant in shown
     )
 
 

@@ -461,6 +461,11 @@ def test_presets_are_settings_that_the_default_study_could_have(tmp_path):
             "attacks.climb.epsilons: 0.3 should be one of evaluation.epsilons.linf",
         ),
         (
+            {"attacks": {"climb": {"schemes": ["few"]}}},
+            "attacks.climb.schemes.0: 'few' is unknown, expected one of: ",
+        ),
+        ({"attacks": {"climb": {"seeds": [7]}}}, "attacks.climb.seeds: 7 is not in the grid, expected one of: 0"),
+        (
             {"attacks": {"climb": {"epsilons": [0]}}, "defenses": {"hard": {"epsilons": {"linf": ["8/255"]}}}},
             "defenses.hard.epsilons: shares none with evaluation.limits.attacks.climb.epsilons, expected some",
         ),

@@ -352,6 +352,19 @@ def test_what_is_limited_is_attacked_less_and_replayed_on_nothing(params):
     assert not any("limits" in key for key in job(params, "attack", "fashion_mnist-resnet8-int8-none-s0-pgd").params)
 
 
+def test_an_attack_may_keep_to_some_schemes_and_seeds(params):
+    grid = params.grid.model_copy(update={"seeds": [0, 1]})
+    slow = {"schemes": ["fp32", "int8"], "seeds": [0]}
+    params = limited(params.model_copy(update={"grid": grid}), attacks={"square": slow})
+    attacked = {job.item for job in plan(params) if job.rule == "attack" and job.item.endswith("-square")}
+    assert {item.split("-")[2] for item in attacked} == {"fp32", "int8"}
+    assert {item.split("-")[4] for item in attacked} == {"s0"}
+    # What is not attacked has no scores, and what is depends on no limit of others.
+    scored = {job.item for job in plan(params) if job.rule == "score" and job.item.endswith("-square")}
+    assert scored == attacked
+    assert not any("limits" in key for item in attacked for key in job(params, "attack", item).params)
+
+
 def test_a_study_that_judges_claims_has_a_table_of_them_and_their_code_in_its_report(params):
     judging = params.model_copy(update={"report": params.report.model_copy(update={"claims": "deep_edge"})})
     (report,) = set(plan(judging)) - set(plan(params))

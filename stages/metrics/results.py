@@ -9,7 +9,7 @@ import pandas as pd
 from stages.metrics.cells import DISTANCES, EFFORT, VARIANT, Cell, Outcomes, outcomes
 from stages.metrics.flags import flags
 from stages.metrics.intervals import t_interval, wilson
-from stages.metrics.worst_case import worst_case
+from stages.metrics.worst_case import members, worst_case
 from stages.norms import EPSILON_TOLERANCE
 
 DETECTION = ["detected", "accuracy_with_detector"]
@@ -31,7 +31,8 @@ def results(
     accuracy, in [0,1], that its undefended fp32 and int8 networks must reach, `probes` is the concatenation of all
     probes files, where the study has any. Beside a row for each attack there is one for the worst case over attacks
     (threat `worst_case`, attack `all`) per norm and epsilon, and, where there are several seeds, one over seeds (seed
-    `all`). Rows where any input was allowed (epsilon 1 in linf, else infinite) are in the table, and in no figure.
+    `all`), a worst case over those seeds whose attacks are the first seed's. Rows where any input was allowed (epsilon
+    1 in linf, else infinite) are in the table, and in no figure.
 
     - `seed` is text: a number or `all`.
     - `n` counts what the interval is over: samples (95 % Wilson interval), or seeds in rows `all` (95 % t-interval).
@@ -52,8 +53,10 @@ def results(
     flagged = flags(cells, quality_targets, probes)
     table = pd.DataFrame([_row(cell, cells, flagged.get(cell, set())) for cell in cells])
     table["ci_low"], table["ci_high"] = wilson(table["correct"], table["n"])
-    per_seed = _ordered(table).astype({"seed": str})[COLUMNS]
-    return pd.concat([per_seed, _over_seeds(per_seed)], ignore_index=True)
+    combined = members(attacked)
+    table["combined"] = [_without_seeds(combined.get(cell, ())) for cell in cells]
+    per_seed = _ordered(table).astype({"seed": str})
+    return pd.concat([per_seed[COLUMNS], _over_seeds(per_seed)], ignore_index=True)
 
 
 def variant_names(table: pd.DataFrame) -> pd.Series:
@@ -139,11 +142,21 @@ def _ordered(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _over_seeds(per_seed: pd.DataFrame) -> pd.DataFrame:
-    """One row for each cell that has several seeds."""
-    surrogates = [re.sub(r"-s\d+$", "-sall", surrogate) for surrogate in per_seed["surrogate"]]
+    """One row for each cell that has several seeds; worst cases over other attacks are no repetitions of each other."""
+    surrogates = [_seedless(surrogate) for surrogate in per_seed["surrogate"]]
     cells = per_seed.assign(seed="all", surrogate=surrogates).groupby(list(Cell._fields), sort=False)
-    rows = [_seeds_row(key, group) for key, group in cells if len(group) > 1]
-    return pd.DataFrame(rows, columns=COLUMNS).astype(per_seed.dtypes)
+    alike = ((key, group[group["combined"] == group["combined"].iloc[0]]) for key, group in cells)
+    rows = [_seeds_row(key, group) for key, group in alike if len(group) > 1]
+    return pd.DataFrame(rows, columns=COLUMNS).astype(per_seed.dtypes[COLUMNS])
+
+
+def _without_seeds(attacked: Iterable[Cell]) -> frozenset[tuple[str, str]]:
+    """The attacks that a worst case is over, each with the surrogate it was crafted on, of whatever seed."""
+    return frozenset((cell.attack, _seedless(cell.surrogate)) for cell in attacked)
+
+
+def _seedless(surrogate: str) -> str:
+    return re.sub(r"-s\d+$", "-sall", surrogate)
 
 
 def _seeds_row(key: tuple, seeds: pd.DataFrame) -> dict:

@@ -161,6 +161,22 @@ def test_rows_over_seeds():
     assert seeds["accuracy"].nunique() > 1
 
 
+def test_a_worst_case_is_repeated_by_seeds_with_the_same_attacks_only():
+    scores = synthetic_scores(**SMALL, defenses=("none",), also=(), seeds=(0, 1, 2))
+    fewer = scores[(scores["seed"] != 2) | (scores["attack"] != "fgsm")]
+
+    def over_seeds(scores, threat):
+        table = results(scores, {})
+        return table[(table["seed"] == "all") & (table["threat"] == threat) & (table["norm"] == "linf")]
+
+    assert set(over_seeds(scores, "worst_case")["n"]) == {3}
+    assert set(over_seeds(fewer, "worst_case")["n"]) == {2}
+    alone = over_seeds(scores[(scores["seed"] == 0) | (scores["attack"] != "fgsm")], "worst_case")
+    assert alone.empty  # the first seed's attacks are those of no other
+    pgd = over_seeds(fewer, "white_box")
+    assert set(pgd.loc[pgd["attack"] == "pgd", "n"]) == {3}
+
+
 def test_one_seed_has_no_row_over_seeds(table):
     assert set(table["seed"]) == {"0"}
 
