@@ -460,13 +460,13 @@ def pareto(group: Group) -> alt.FacetChart | None:
 
 
 def _with_names(points: pd.DataFrame, schemes: list[str]) -> pd.DataFrame:
-    """A panel's points with `middle`, the mean of the `kilobytes` of their scheme, and with `names`.
+    """A panel's points with `middle`, the median of the `kilobytes` of their scheme, and with `names`.
 
     These are the schemes there, one a line, at one of their points and null at the others: names of equally large
     ones would be printed over each other.
     """
-    # To a byte, so that means of the same sizes are the same number.
-    points = points.assign(middle=points.groupby("scheme")["kilobytes"].transform("mean").round(3))
+    # Not the mean, which a filter that is larger than its network would move away from the others' points.
+    points = points.assign(middle=points.groupby("scheme")["kilobytes"].transform("median"))
     names = points.groupby("middle")["scheme"].agg(lambda there: "\n".join(sorted(set(there), key=schemes.index)))
     return points.assign(names=points["middle"].map(names).where(~points.duplicated("middle")))
 

@@ -17,6 +17,7 @@ from stages.reporting.figures import (
     THEMES,
     WORST_CASE,
     Group,
+    _with_names,
     budget_label,
     description,
     distance_label,
@@ -229,6 +230,12 @@ def test_schemes_of_equal_size_share_one_name(limited_study):
         assert names == {"fp32": 312, "int16x8\nint8": 80}
     drawn = texts(drawing("pareto", [group]))
     assert [drawn.count(name) for name in group.schemes] == [2, 2, 2]
+
+
+def test_a_filter_s_bytes_move_no_name():
+    points = pd.DataFrame({"scheme": ["int8"] * 3 + ["int16x8"] * 3, "kilobytes": [80, 80, 430, 80, 80, 520]})
+    named = _with_names(points, ["int16x8", "int8"])
+    assert set(named["middle"]) == {80} and named["names"].dropna().tolist() == ["int16x8\nint8"]
 
 
 def test_each_norm_has_its_group_in_the_order_of_the_headlines(two_norm_study):
