@@ -1,5 +1,6 @@
 """What claims are judged on: the results of a study, by network and attack."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf, isclose
@@ -11,6 +12,7 @@ from stages.claims.claim import Undecidable
 from stages.metrics.bootstrap import Estimate
 from stages.metrics.cells import Cell, Outcomes, outcomes
 from stages.metrics.results import at_epsilon, split_flags
+from stages.metrics.worst_case import worst_case
 from stages.norms import EPSILON_TOLERANCE, FULL_RANGES
 
 Network = tuple[str, str]  # scheme and defense
@@ -61,6 +63,16 @@ class Evidence:
             raise Undecidable(f"the study has no epsilons in {norm}")
         return self.headlines[norm]
 
+    @property
+    def headline_norm(self) -> str:
+        """The norm that headline numbers are in."""
+        return next(iter(self.headlines))
+
+    def attacks_of(self, network: Network, threats: Collection[str]) -> list[str]:
+        """The attacks with one of these threats that were run on a network."""
+        mine = (cell for cell in self._cells if (cell.scheme, cell.defense) == network)
+        return sorted({cell.attack for cell in mine if cell.threat in threats})
+
     def cell(self, network: Network, attack: str, epsilon: float, crafted_on: Network | None = None) -> pd.Series:
         """The row of the result table under real-valued perturbations: over all seeds, else of the first one.
 
@@ -96,6 +108,22 @@ class Evidence:
     ) -> pd.Series:
         """100 where a sample is classified correctly, else 0, so that means are percents."""
         return 100.0 * self._outcomes(network, attack, epsilon, crafted_on)["correct"]
+
+    def worst_case(self, network: Network, norm: str) -> pd.Series:
+        """100 where a sample is classified correctly under every attack of a norm at its headline epsilon, else 0.
+
+        Noise and sets crafted on other networks are among the attacks.
+        """
+        epsilon = self.headline(norm)
+        by_seed = {
+            cell.seed: rows["correct"]
+            for cell, rows in self._worst_cases.items()
+            if (cell.scheme, cell.defense, cell.norm) == (*network, norm)
+            and isclose(cell.epsilon, epsilon, rel_tol=0, abs_tol=EPSILON_TOLERANCE)
+        }
+        if not by_seed:
+            raise Undecidable(f"no attack in {norm} was run on {_named(network)} at epsilon {epsilon:g}")
+        return 100.0 * pd.concat(by_seed, names=BY_SAMPLE)
 
     def gradient_norm(self, network: Network) -> pd.Series:
         """The L2 norm of the loss's gradient with respect to the clean input."""
@@ -159,6 +187,10 @@ class Evidence:
     @cached_property
     def _cells(self) -> Outcomes:
         return outcomes(self.scores) if len(self.scores) else {}
+
+    @cached_property
+    def _worst_cases(self) -> Outcomes:
+        return worst_case(self._cells)
 
     @cached_property
     def _diagnosed(self) -> dict[tuple[str, str, str, str], pd.DataFrame]:
