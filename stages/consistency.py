@@ -125,18 +125,20 @@ def _impossible_budgets(params: Any, norm: str, epsilons: list[float]) -> Iterat
 
 
 def _impossible_counts(params: Any, dataset: str) -> Iterator[str]:
-    """Sizes that the dataset cannot give, as far as it states its COUNTS (the sizes of train and test)."""
+    """Sizes that the dataset cannot give, as far as it states its COUNTS (those of train and test, of its own val)."""
     known = plugins.constants("datasets", dataset)
     counts = known.get("COUNTS", {"train": inf, "test": inf})
     classes = len(known.get("CLASSES", [0]))
-    left = counts["train"] - params.data.validation
+    has_validation = "val" in counts
+    left = counts["train"] - (0 if has_validation else params.data.validation)
+    most = (counts["val"], "its own") if has_validation else (counts["train"] - classes, "all but one for each class")
     side = min(plugins.constant("datasets", dataset, "INPUT_SHAPE")[1:])
     padding = params.training.augmentation.crop_padding
     beside_validation = "the training images beside validation"
     batches = {"training": params.training.batch_size}
     batches |= {f"defenses.{name}.training": params.retraining(name).get("batch_size", 1) for name in params.defenses}
     limits = [
-        ("data.validation", params.data.validation, classes, counts["train"] - classes, "all but one for each class"),
+        ("data.validation", params.data.validation, classes, *most),
         ("data.calibration", params.data.calibration, 1, left, beside_validation),
         *((f"{key}.batch_size", size, 1, left, beside_validation) for key, size in batches.items()),
         ("evaluation.samples", params.evaluation.samples, 1, counts["test"], "the test images"),

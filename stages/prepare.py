@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from stages.artifacts.datasets import save_dataset
-from stages.datasets.arrays import Dataset, calibration_samples, split_validation
+from stages.datasets.arrays import Dataset, balanced_part, calibration_samples, split_validation
 
 MIRROR_VARIABLE = "TINYROBUST_DATA_MIRROR"
 
@@ -21,7 +21,10 @@ def run(task, params, outputs) -> None:
     plugin = importlib.import_module(f"stages.datasets.{task.dataset}")
     settings = params.values["data"]
     source = plugin.load(mirror_folder(settings["mirror"]))
-    train, val = split_validation(source["train"], settings["validation"])
+    if "val" in source:
+        train, val = source["train"], balanced_part(source["val"], settings["validation"])
+    else:
+        train, val = split_validation(source["train"], settings["validation"])
     dataset = Dataset(
         name=task.dataset,
         input_shape=plugin.INPUT_SHAPE,

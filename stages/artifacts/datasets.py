@@ -14,8 +14,8 @@ def save_dataset(path: Path, dataset: Dataset, description: Path | None = None) 
     """Writes a prepared dataset.
 
     Args:
-        path: the safetensors file: `<split>.inputs` uint8 `[N, C, H, W]` and `<split>.labels` int64 `[N]` for train,
-            val and test, and `calibration` int64 `[M]`, indices into train.
+        path: the safetensors file: `<split>.inputs` uint8 `[N, C, H, W]`, or int16 of sound, and `<split>.labels` int64
+            `[N]` for train, val and test, and `calibration` int64 `[M]`, indices into train.
         dataset: what is written.
         description: the JSON file; by default beside `path` with the same stem.
     """

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+LEVELS = 255  # of images: the highest of their levels
+SOUND_LEVELS = 65535
+
 # One stream per purpose, so that the samples of one are not those of another.
 VALIDATION_SEED, CALIBRATION_SEED, EVALUATION_SEED = 0, 1, 2
 
@@ -20,10 +23,10 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images and their classes.
+    """Images, or clips of sound, and their classes.
 
     Attributes:
-        inputs: uint8 `[N, C, H, W]`, pixel values 0 to 255.
+        inputs: uint8 `[N, C, H, W]`, pixel values 0 to 255; or int16 `[N, 1, 1, T]`, samples of sound around 0.
         labels: int64 `[N]`, indices into the dataset's classes.
 
     Raises:
@@ -34,8 +37,9 @@ class Split:
     labels: np.ndarray
 
     def __post_init__(self):
-        if self.inputs.dtype != np.uint8 or self.inputs.ndim != 4:
-            raise ValueError(f"inputs are {_described(self.inputs)}, expected uint8 [N, C, H, W]")
+        if self.inputs.ndim != 4 or self.inputs.dtype != (np.int16 if is_sound(self.inputs.shape[1:]) else np.uint8):
+            expected = "uint8 [N, C, H, W], or int16 [N, 1, 1, T]"
+            raise ValueError(f"inputs are {_described(self.inputs)}, expected {expected}")
         if self.labels.dtype != np.int64 or self.labels.shape != self.inputs.shape[:1]:
             raise ValueError(f"labels are {_described(self.labels)}, expected int64 [{len(self.inputs)}]")
 
@@ -55,8 +59,8 @@ class Dataset:
         name: the dataset's name, `cifar10`.
         input_shape: `(C, H, W)`.
         classes: the classes' names; a label is an index into them.
-        mean: per channel, of inputs in [0, 1].
-        std: of all channels together, of inputs in [0, 1].
+        mean: per channel, of inputs in [0, 1]; of sound, of what the network makes of it first, its features.
+        std: of all channels together, of the same.
         train, val, test: disjoint splits; `val` is drawn from the source's training images.
         calibration: int64 `[M]`, indices into `train`, class-interleaved.
 
@@ -95,13 +99,31 @@ class Dataset:
         return {"train": self.train, "val": self.val, "test": self.test}
 
 
+def is_sound(input_shape: Sequence[int]) -> bool:
+    """Whether inputs of this shape `(C, H, W)` are clips of sound: a row of samples, with 16 bits each."""
+    channels, height, width = input_shape
+    return channels == height == 1 and width > 1
+
+
+def levels(input_shape: Sequence[int]) -> int:
+    """The highest of the levels, from 0, that an input of this shape has; it is 1 in input units."""
+    return SOUND_LEVELS if is_sound(input_shape) else LEVELS
+
+
+def fractions(inputs: np.ndarray, dtype: type = np.float64) -> np.ndarray:
+    """A split's inputs `[N, C, H, W]` in [0, 1]; the samples of sound are 0 in the middle, at 32768/65535."""
+    if inputs.dtype == np.int16:
+        return (inputs.astype(dtype) + dtype(2**15)) / dtype(SOUND_LEVELS)
+    return inputs / dtype(LEVELS)
+
+
 def canonical_split(
     images: np.ndarray, labels: Sequence[int], file_names: Sequence[str], expected: dict[str, str], source: str
 ) -> Split:
     """Sorts a split by (label, file name) and proves that it is the expected one.
 
     Args:
-        images: uint8 `[N, H, W, C]`.
+        images: uint8 `[N, H, W, C]`, or int16 of sound.
         labels: `N` integers.
         file_names: `N` names, unique within a class.
         expected: the split's digests, as `digests` gives them.
@@ -114,21 +136,26 @@ def canonical_split(
     order = np.lexsort((np.asarray(file_names), labels))
     split = Split(np.ascontiguousarray(images[order].transpose(0, 3, 1, 2)), labels[order])
     found = digests(split)
+    what = "clips" if images.dtype == np.int16 else "images"
     # Labels first: a changed label moves its image too, so that both digests differ.
-    for part in ("labels", "pixels"):
+    for part in reversed(found):
         if found[part] != expected[part]:
             raise SourceError(
-                f"{source}: the {part} of its {len(split)} images, sorted by label and file name, have SHA-256 "
+                f"{source}: the {part} of its {len(split)} {what}, sorted by label and file name, have SHA-256 "
                 f"{found[part]}, expected {expected[part]}"
             )
     return split
 
 
 def digests(split: Split) -> dict[str, str]:
-    """SHA-256 of a split in its own order: `pixels` uint8 `[N, H, W, C]`, and `labels` as one byte each."""
-    pixels = np.ascontiguousarray(split.inputs.transpose(0, 2, 3, 1))
+    """SHA-256 of a split in its own order: `pixels` uint8 `[N, H, W, C]`, and `labels` as one byte each.
+
+    Of sound, `samples` in the place of `pixels`: int16, the low byte first.
+    """
+    values = np.ascontiguousarray(split.inputs.transpose(0, 2, 3, 1))
+    sound = values.dtype == np.int16
     return {
-        "pixels": hashlib.sha256(pixels).hexdigest(),
+        "samples" if sound else "pixels": hashlib.sha256(values.astype("<i2") if sound else values).hexdigest(),
         "labels": hashlib.sha256(split.labels.astype(np.uint8)).hexdigest(),
     }
 
@@ -179,6 +206,20 @@ def calibration_samples(labels: np.ndarray, count: int) -> np.ndarray:
     if not 1 <= count <= len(labels):
         raise ValueError(f"data.calibration is {count}, expected 1 to {len(labels)}, the number of training images")
     return balanced_order(labels, CALIBRATION_SEED)[:count]
+
+
+def balanced_part(source: Split, count: int) -> Split:
+    """As many samples of a source's own validation split, class-balanced to within one, in canonical order.
+
+    Raises:
+        ValueError: an impossible count.
+    """
+    classes = len(np.unique(source.labels))
+    if not classes <= count <= len(source):
+        raise ValueError(
+            f"data.validation is {count}, expected {classes} to {len(source)}, the number of validation samples"
+        )
+    return source.take(np.sort(balanced_order(source.labels, VALIDATION_SEED)[:count]))
 
 
 def split_validation(source: Split, count: int) -> tuple[Split, Split]:

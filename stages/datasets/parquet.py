@@ -1,4 +1,4 @@
-"""Reads images stored as bytes in Parquet, in the column layout of Hugging Face's image datasets."""
+"""Reads images or sound stored as bytes in Parquet, in the column layout of Hugging Face's datasets."""
 
 from pathlib import Path
 
@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 from stages.datasets.arrays import SourceError, Split, canonical_split
 from stages.datasets.images import decode_image
 
-IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 LABEL = pa.int64()
+TEXT = pa.string()
 
 
 def read_split(
@@ -32,7 +33,7 @@ def read_split(
     Raises:
         SourceError: the file is missing, truncated, altered or mislabelled.
     """
-    table = _read_table(path, image_column)
+    table = read_table(path, image_column)
     labels = table["label"].to_pylist()
     images = np.empty((len(labels), *input_shape[1:], input_shape[0]), np.uint8)
     for row, (data, label) in enumerate(zip(table[f"{image_column}.bytes"], labels, strict=True)):
@@ -42,20 +43,25 @@ def read_split(
     return canonical_split(images, labels, table[f"{image_column}.path"].to_pylist(), expected, str(path))
 
 
-def _read_table(path: Path, image_column: str) -> pa.Table:
+def read_table(path: Path, file_column: str, *text_columns: str) -> pa.Table:
+    """The columns `<file_column>.bytes`, `<file_column>.path`, `label`, and those of text.
+
+    Raises:
+        SourceError: the file is missing or truncated, or a column is missing, of another type or with nulls.
+    """
     if not path.is_file():
-        raise SourceError(f"{path}: no such file, expected Parquet with the columns '{image_column}' and 'label'")
+        raise SourceError(f"{path}: no such file, expected Parquet with the columns '{file_column}' and 'label'")
     try:
         table = pq.ParquetFile(path).read()
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise SourceError(f"{path}: truncated or not Parquet ({reason}), expected a complete Parquet file") from error
-    for column, kind in ((image_column, IMAGE), ("label", LABEL)):
+    for column, kind in ((file_column, FILE), ("label", LABEL), *((column, TEXT) for column in text_columns)):
         if column not in table.column_names:
             raise SourceError(f"{path}: no column '{column}', expected one of {kind} beside {table.column_names}")
         if table.schema.field(column).type != kind:
             raise SourceError(f"{path}: column '{column}' is {table.schema.field(column).type}, expected {kind}")
-    table = table.select([image_column, "label"]).flatten()
+    table = table.select([file_column, "label", *text_columns]).flatten()
     for column in table.column_names:
         if table[column].null_count:
             raise SourceError(f"{path}: column '{column}' has {table[column].null_count} nulls, expected none")

@@ -15,6 +15,8 @@ FLOAT_BITS = 32
 class Footprint:
     """`parameters` counts trainable numbers. The bytes are those of a deployed network, batch norm folded away.
 
+    What makes the features of sound is not counted: the network's input are the features.
+
     `weight_bytes`: packed weights, and 4 bytes an output channel for the bias and, if quantized, 4 for the scale.
     `peak_activation_bytes`: the largest sum of tensors that live at the same time while one sample passes, with batch
     norm and activation applied in place and a residual sum written over its branch.
@@ -37,6 +39,7 @@ class _Step:
     macs: int
 
 
+FRONT_END = "front_end"  # how a model names what makes features of sound
 _IN_PLACE = (nn.BatchNorm2d, nn.ReLU, nn.Flatten, Dropout, Normalise, Sum)
 
 
@@ -55,7 +58,8 @@ def _trace(network: nn.Module, input_shape: tuple[int, int, int]) -> list[_Step]
         macs = output[0].numel() * layer.weight[0].numel() if isinstance(layer, nn.Conv2d | nn.Linear) else 0
         steps.append(_Step(layer, reads, writes, output[0].numel(), macs))
 
-    leaves = [module for module in network.modules() if not list(module.children())]
+    counted = [module for name, module in network.named_modules() if name.partition(".")[0] != FRONT_END]
+    leaves = [module for module in counted if not list(module.children())]
     handles = [leaf.register_forward_hook(hook) for leaf in leaves]
     training = network.training
     try:
@@ -68,9 +72,9 @@ def _trace(network: nn.Module, input_shape: tuple[int, int, int]) -> list[_Step]
     return steps
 
 
-def _peak_activation_bytes(steps: list[_Step], input_numel: int, input_bits: int, sum_bits: int, bits: int) -> int:
+def _peak_activation_bytes(steps: list[_Step], input_bits: int, sum_bits: int, bits: int) -> int:
     last_use = {buffer: index for index, step in enumerate(steps) for buffer in (*step.reads, step.writes)}
-    sizes = {steps[0].reads[0]: input_numel * input_bits / 8}
+    sizes = {steps[0].reads[0]: steps[0].numel * input_bits / 8}  # the first layer normalises inputs in place
     peak = sizes[steps[0].reads[0]]
     for index, step in enumerate(steps):
         if isinstance(step.layer, nn.Conv2d | nn.Linear | AveragePool):
@@ -107,5 +111,5 @@ def footprint(network: nn.Module, input_shape: tuple[int, int, int], format: For
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         macs=sum(step.macs for step in steps),
         weight_bytes=sum(bytes_of(layer) for layer in weighted),
-        peak_activation_bytes=_peak_activation_bytes(steps, torch.Size(input_shape).numel(), *widths),
+        peak_activation_bytes=_peak_activation_bytes(steps, *widths),
     )

