@@ -7,6 +7,7 @@ from math import inf
 from typing import Any
 
 from stages import plugins
+from stages.datasets.levels import SILENCE, is_sound
 from stages.norms import EPSILON_TOLERANCE, FULL_RANGES, in_order
 
 ATTACK_NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -132,7 +133,8 @@ def _impossible_counts(params: Any, dataset: str) -> Iterator[str]:
     has_validation = "val" in counts
     left = counts["train"] - (0 if has_validation else params.data.validation)
     most = (counts["val"], "its own") if has_validation else (counts["train"] - classes, "all but one for each class")
-    side = min(plugins.constant("datasets", dataset, "INPUT_SHAPE")[1:])
+    shape = plugins.constant("datasets", dataset, "INPUT_SHAPE")
+    side = min(shape[1:])
     padding = params.training.augmentation.crop_padding
     beside_validation = "the training images beside validation"
     batches = {"training": params.training.batch_size}
@@ -150,6 +152,15 @@ def _impossible_counts(params: Any, dataset: str) -> Iterator[str]:
             yield f"{key}: {value} should be at least {lowest}, one for each class of {dataset!r}"
         if value > highest:
             yield f"{key}: {value} should be at most {max(highest, 0)}, {what} of {dataset!r}"
+    augmentation = params.training.augmentation
+    for key in () if is_sound(shape) else ("time_shift", "background_noise"):
+        if value := getattr(augmentation, key):
+            yield f"training.augmentation.{key}: {value} should be 0, since {dataset!r} is no sound"
+    if augmentation.background_noise and SILENCE not in known.get("CLASSES", ()):
+        value = augmentation.background_noise
+        yield f"training.augmentation.background_noise: {value} needs a class {SILENCE!r}, which {dataset!r} lacks"
+    if is_sound(shape) and augmentation.horizontal_flip:
+        yield f"training.augmentation.horizontal_flip: true should be false, since {dataset!r} is sound"
 
 
 def _impossible_transfer(params: Any) -> Iterator[str]:

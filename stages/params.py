@@ -1,7 +1,8 @@
 """params.yaml: what is asked. Everything in it is checked before any job starts, and every fault is named at once.
 
-All keys are required, apart from the settings of plugins, whose defaults stand in the plugins' signatures, and from
-`extended`: what replaces the others where `evaluation.extended` is true, as a JSON merge patch (RFC 7396).
+All keys are required, apart from the settings of plugins, whose defaults stand in the plugins' signatures, from the
+augmentation of sound, which is off, and from `extended`: what replaces the others where `evaluation.extended` is true,
+as a JSON merge patch (RFC 7396).
 """
 
 from collections.abc import Iterator, Sequence
@@ -115,6 +116,8 @@ class Grid(Section):
 class Augmentation(Section):
     crop_padding: NonNegativeInt
     horizontal_flip: bool
+    time_shift: NonNegativeInt = 0  # of sound, ms
+    background_noise: Fraction = 0.0
 
 
 class Training(Section):

@@ -1,7 +1,7 @@
 """Trains a float network: initialise, or start from an undefended one, train with the defense's loss, save."""
 
 import inspect
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +13,8 @@ from torch import nn
 
 from stages.artifacts.datasets import load_dataset
 from stages.artifacts.networks import build, describe, load_description, load_network, save_network
+from stages.datasets.arrays import Dataset
+from stages.datasets.levels import SILENCE
 from stages.models.footprint import footprint
 from stages.runtime import configure, training_dtype
 from stages.seeds import seed_of
@@ -47,7 +49,7 @@ def train_variant(network, task, dataset, params, outputs, device, **schedule) -
     return train(
         network,
         partial(defense.loss, **knobs, **companions(defense, task, device)),
-        samples(dataset.train, device),
+        with_noise(samples(dataset.train, device), dataset),
         samples(dataset.val, device),
         Schedule(**(settings | schedule)),
         seed=seed_of(task.variant.name, "training"),
@@ -77,6 +79,13 @@ def best(teachers) -> nn.Module:
     """The network of the variant that was the most accurate on validation data at its training's end."""
     accuracies = [load_description(Path(teacher.network))["history"][-1]["validation"] for teacher in teachers]
     return load_network(Path(teachers[accuracies.index(max(accuracies))].network))[0]
+
+
+def with_noise(train: Samples, dataset: Dataset) -> Samples:
+    """Training samples with the dataset's own noise, if any: the training clips in which nobody speaks."""
+    if SILENCE not in dataset.classes:
+        return train
+    return replace(train, noise=train.inputs[train.labels == dataset.classes.index(SILENCE)])
 
 
 def samples(split, device: torch.device) -> Samples:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from stages.attacks.grid import nearest_levels
 from stages.classifier import Classifier
-from stages.datasets.tensors import LEVELS
+from stages.datasets.levels import LEVELS
 
 
 class OnGrid(nn.Module):

@@ -5,7 +5,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from stages.datasets.tensors import LEVELS
+from stages.datasets.levels import LEVELS
 from stages.quantization.formats import INPUT_SCALE
 from stages.quantization.rounding import round_straight_through
 

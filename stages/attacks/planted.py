@@ -17,7 +17,7 @@ from stages.attacks.batches import per_sample
 from stages.attacks.distances import project_l2, project_linf, unit
 from stages.attacks.grid import TOLERANCE, to_digital
 from stages.classifier import Classifier, evaluating
-from stages.datasets.tensors import LEVELS
+from stages.datasets.levels import LEVELS
 from stages.quantization.frozen_layers import Codes
 
 OTHERS = 256  # random points of the ball that are not adversarial, the original and many of the surface among them

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LEVELS = 255  # of images: the highest of their levels
-SOUND_LEVELS = 65535
+from stages.datasets.levels import LEVELS, SOUND_LEVELS, is_sound
 
 # One stream per purpose, so that the samples of one are not those of another.
 VALIDATION_SEED, CALIBRATION_SEED, EVALUATION_SEED = 0, 1, 2
@@ -97,17 +96,6 @@ class Dataset:
     def splits(self) -> dict[str, Split]:
         """The three splits by name."""
         return {"train": self.train, "val": self.val, "test": self.test}
-
-
-def is_sound(input_shape: Sequence[int]) -> bool:
-    """Whether inputs of this shape `(C, H, W)` are clips of sound: a row of samples, with 16 bits each."""
-    channels, height, width = input_shape
-    return channels == height == 1 and width > 1
-
-
-def levels(input_shape: Sequence[int]) -> int:
-    """The highest of the levels, from 0, that an input of this shape has; it is 1 in input units."""
-    return SOUND_LEVELS if is_sound(input_shape) else LEVELS
 
 
 def fractions(inputs: np.ndarray, dtype: type = np.float64) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 import soundfile
 
 from stages.datasets.arrays import SourceError, Split
+from stages.datasets.levels import LEVELS
 
 SAMPLE_RATE = 16_000  # Hz
 SAMPLES = 16_000  # of a clip
@@ -62,7 +63,7 @@ def features(splits: dict[str, Split]) -> dict[str, Split]:
     import torch  # which takes seconds to import, and is needed for nothing else here
 
     from stages.datasets.tensors import as_input
-    from stages.models.mfcc import LEVELS, MFCC
+    from stages.models.mfcc import MFCC
 
     front_end = MFCC().double()
 

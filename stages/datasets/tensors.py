@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from stages.datasets.arrays import LEVELS, SOUND_LEVELS
+from stages.datasets.levels import LEVELS, SOUND_LEVELS
 
 SILENCE = 2**15 / SOUND_LEVELS  # the input that a sample of 0 becomes
 

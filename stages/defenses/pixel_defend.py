@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stages.attacks.grid import TOLERANCE, nearest_levels
 from stages.classifier import evaluating
-from stages.datasets.tensors import LEVELS
+from stages.datasets.levels import LEVELS
 from stages.defenses.input_filter import InputFilter
 from stages.defenses.pixel_cnn import Mixture, PixelByPixel, PixelCNN, centred
 from stages.knobs import Count, Epsilon

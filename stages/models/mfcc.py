@@ -11,6 +11,7 @@ from math import pi, sqrt
 import torch
 from torch import Tensor, nn
 
+from stages.datasets.levels import LEVELS
 from stages.datasets.tensors import SILENCE
 from stages.quantization.frozen_layers import FrozenInput
 
@@ -26,7 +27,6 @@ LEAST = 1e-6  # added to what the logarithm is taken of
 # A coefficient of 0 is level 206 of 255, and one level is 0.6, about as in MLPerf Tiny's 8-bit network (0.58): silence,
 # whose first coefficient of -123.6 is the lowest there is, is level 0, and loud speech reaches 255.
 COEFFICIENT_STEP, COEFFICIENT_ZERO = 0.6, 206
-LEVELS = 255
 
 
 class MFCC(nn.Module):

@@ -13,6 +13,7 @@ from stages.classifier import evaluating
 from stages.datasets.tensors import as_input
 from stages.training.augmentation import crop_and_flip
 from stages.training.checkpoint import Checkpoint, momentum_of, restore_momentum, with_prefix, without_prefix
+from stages.training.sound_augmentation import shift_and_mix
 
 Loss = Callable[..., Tensor]  # loss(network, inputs, labels, *, generator) -> mean over the batch
 Validate = Callable[[nn.Module, "Samples", torch.dtype], float]  # what the history says of each epoch
@@ -33,6 +34,8 @@ class Schedule:
     weight_decay: float
     crop_padding: int
     horizontal_flip: bool
+    time_shift: int = 0  # of sound, in ms
+    background_noise: float = 0.0  # of sound, the loudest as a share of the noise's own loudness
     warm_up: float = 0.2  # share of the steps before the peak
 
     def learning_rate_at(self, step: int, steps: int) -> float:
@@ -45,10 +48,11 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Samples:
-    """uint8 inputs `[N,C,H,W]` and int64 labels `[N]` on the training device."""
+    """uint8 inputs `[N,C,H,W]`, or int16 sound `[N,1,1,T]`, and int64 labels `[N]` on the training device."""
 
     inputs: Tensor
     labels: Tensor
+    noise: Tensor | None = None  # int16 `[M,1,1,T]`, what is heard behind sound
 
 
 @torch.no_grad()
@@ -170,6 +174,13 @@ def _epoch(network, loss, samples, schedule, epoch, optimizer, generator, dtype,
             samples.inputs[chosen],
             crop_padding=schedule.crop_padding,
             horizontal_flip=schedule.horizontal_flip,
+            generator=generator,
+        )
+        inputs = shift_and_mix(
+            inputs,
+            time_shift=schedule.time_shift,
+            background_noise=schedule.background_noise,
+            noise=samples.noise,
             generator=generator,
         )
         with _autocast(device, dtype):

@@ -1,0 +1,79 @@
+"""What a study of sound may ask for."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages.params import ParamsError, load_params
+from stages.plan import tasks
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load a study of sound after some changes of its sections."""
+
+    def load(**changes):
+        written = yaml.safe_load((ROOT / "studies/smoke/params.yaml").read_text())
+        written["data"] |= {"validation": 300, "calibration": 100}
+        written["grid"] |= {"datasets": ["speech_commands_test_split"], "models": ["dscnn"], "also": []}
+        written["grid"] |= {"schemes": ["fp32", "int8"], "defenses": ["none"]}
+        written["training"]["augmentation"] = {"crop_padding": 0, "horizontal_flip": False}
+        written["report"]["quality_targets"] = {}
+        for dotted, value in changes.items():
+            *sections, key = dotted.split("__")
+            section = written
+            for name in sections:
+                section = section[name]
+            section[key] = value
+        path = tmp_path / "params.yaml"
+        path.write_text(yaml.safe_dump(written))
+        return load_params(path)
+
+    return load
+
+
+SOUND = {"crop_padding": 0, "horizontal_flip": False, "time_shift": 100, "background_noise": 0.1}
+
+
+def test_augmentation_of_sound_is_off_unless_asked_for(load):
+    assert load().training.augmentation.time_shift == 0
+    assert set(load().values["training"]["augmentation"]) == {"crop_padding", "horizontal_flip"}
+    params = load(training__augmentation=SOUND)
+    assert params.values["training"]["augmentation"] == SOUND
+    assert tasks(params)
+
+
+def test_validation_is_limited_by_the_datasets_own(load):
+    assert load(data__validation=394)
+    with pytest.raises(ParamsError, match=r"data\.validation: 395 should be at most 394, its own of 'speech"):
+        load(data__validation=395)
+    with pytest.raises(ParamsError, match=r"data\.calibration: 2950 should be at most 2949, the training images"):
+        load(data__calibration=2950)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "augmentation", "message"),
+    [
+        ("cifar10", SOUND, r"training\.augmentation\.time_shift: 100 should be 0, since 'cifar10' is no sound"),
+        (
+            "speech_commands_mfcc",
+            SOUND,
+            r"background_noise: 0\.1 should be 0, since 'speech_commands_mfcc' is no sound",
+        ),
+        ("speech_commands", SOUND | {"horizontal_flip": True}, r"horizontal_flip: true should be false, since 'speech"),
+        ("speech_commands", SOUND | {"crop_padding": 1}, r"crop_padding: 1 should be at most 0, half the side"),
+    ],
+)
+def test_augmentation_fits_the_dataset(load, dataset, augmentation, message):
+    with pytest.raises(ParamsError, match=message):
+        load(grid__datasets=[dataset], training__augmentation=augmentation)
+
+
+def test_an_image_model_does_not_hear(load):
+    with pytest.raises(
+        ParamsError, match="'resnet8' does not fit 'speech_commands_test_split', whose inputs are 1x16000"
+    ):
+        load(grid__models=["resnet8"])
