@@ -19,8 +19,10 @@ from stages.artifacts.datasets import load_dataset
 from stages.attacks.attacked import Attacked
 from stages.attacks.grid import to_digital
 from stages.attacks.result import AttackResult, judged
+from stages.attacks.signal_to_noise import ball
 from stages.classifier import Classifier
 from stages.datasets.arrays import evaluation_samples
+from stages.datasets.levels import levels_of
 from stages.datasets.tensors import as_input
 from stages.defenses.filtered import Filtered
 from stages.norms import EPSILON_TOLERANCE, FULL_RANGES, has_budgets
@@ -148,23 +150,25 @@ def craft_batch(
     budget = {} if is_minimal_norm(plugin) else asked
     generator = torch.Generator().manual_seed(seed)
     result = plugin.attack(classifier, inputs, labels, **budget, generator=generator, **knobs)
-    _check_ball(plugin, result, epsilon)
+    norm, radii = ball(plugin.NORM, epsilon, inputs)
+    _check_ball(plugin, result, norm, radii)
     if not digital:
         return result
-    rounded = to_digital(result.inputs, inputs, epsilon, plugin.NORM)
+    rounded = to_digital(result.inputs, inputs, radii, norm, levels_of(inputs.shape[1:]))
     effort = {"queries": result.queries, "backwards": result.backwards}
-    return judged(classifier, rounded, inputs, labels, norm=plugin.NORM, **effort)
+    return judged(classifier, rounded, inputs, labels, norm=norm, **effort)
 
 
-def _check_ball(plugin: ModuleType, result: AttackResult, epsilon: float) -> None:
+def _check_ball(plugin: ModuleType, result: AttackResult, norm: str, radii: float | Tensor) -> None:
     """Raises ValueError where an attack left [0, 1] or its ball: what it then finds counts for nothing."""
-    lowest, highest, farthest = result.inputs.min(), result.inputs.max(), result.distance.max()
+    lowest, highest = result.inputs.min(), result.inputs.max()
     if not (lowest >= 0 and highest <= 1):
         raise ValueError(f"{plugin.__name__}: inputs from {lowest:.6g} to {highest:.6g}, expected values in [0, 1]")
-    if not farthest <= epsilon + EPSILON_TOLERANCE:
-        raise ValueError(
-            f"{plugin.__name__}: a perturbation of {plugin.NORM} {farthest:.6g}, expected at most {epsilon:.6g}"
-        )
+    allowed = torch.as_tensor(radii, device=result.distance.device).expand_as(result.distance)
+    outside = ~(result.distance <= allowed + EPSILON_TOLERANCE)
+    if outside.any():
+        farthest, epsilon = result.distance[outside].max(), allowed[outside].max()
+        raise ValueError(f"{plugin.__name__}: a perturbation of {norm} {farthest:.6g}, expected at most {epsilon:.6g}")
 
 
 def _joined(results: list[AttackResult], dim: int) -> AttackResult:

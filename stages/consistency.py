@@ -7,8 +7,8 @@ from math import inf
 from typing import Any
 
 from stages import plugins
-from stages.datasets.levels import SILENCE, is_sound
-from stages.norms import EPSILON_TOLERANCE, FULL_RANGES, in_order
+from stages.datasets.levels import SILENCE, is_sound, levels_of
+from stages.norms import EPSILON_TOLERANCE, FULL_RANGES, SNR, in_order, strength
 
 ATTACK_NAME = re.compile(r"[a-z][a-z0-9_]*")
 RESERVED = ("all", "clean", "nfiles", "size")  # items of the plan, and words of dvc.lock
@@ -115,14 +115,20 @@ def _impossible_budgets(params: Any, norm: str, epsilons: list[float]) -> Iterat
         yield (f"evaluation.headline_epsilon.{norm}: {evaluation['headline_epsilon'][norm]!r} should be one of {key}")
     if headline == 0 and params.evaluation.extended:
         yield f"evaluation.headline_epsilon.{norm}: 0 should be above 0, where evaluation.extended tests attacks"
+    shapes = {name: plugins.constant("datasets", name, "INPUT_SHAPE") for name, *_ in params.grid.cells()}
+    levels = min(map(levels_of, shapes.values()))
     for index, epsilon in enumerate(epsilons):
-        if epsilon > FULL_RANGES[norm]:
+        if strength(epsilon, norm) > strength(FULL_RANGES[norm], norm):
             yield f"{key}.{index}: {written[index]!r} should be below 1, the largest change that an input can take"
-        elif norm == "linf" and params.evaluation.grid == "digital" and round(epsilon * 255) / 255 != epsilon:
+        elif norm == "linf" and params.evaluation.grid == "digital" and round(epsilon * levels) / levels != epsilon:
             yield (
-                f"{key}.{index}: {written[index]!r} should be a multiple of 1/255, written like 8/255, since "
+                f"{key}.{index}: {written[index]!r} should be a multiple of 1/{levels}, written like 8/{levels}, since "
                 "evaluation.grid is 'digital'"
             )
+        elif norm == SNR and epsilon == 0:
+            yield f"{key}.{index}: 0 should be above 0, in dB, where the change is as loud as the clip"
+    if norm == SNR:
+        yield from (f"{key}: {name!r} is no sound, whose ratio it is" for name in shapes if not is_sound(shapes[name]))
 
 
 def _impossible_counts(params: Any, dataset: str) -> Iterator[str]:

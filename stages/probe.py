@@ -19,6 +19,7 @@ from stages.artifacts.probes import save_probes
 from stages.attack import BATCH_SIZE, craft_batch, is_minimal_norm, threat_of
 from stages.attacks.attacked import Attacked
 from stages.attacks.planted import last_layer, plant, two_classes
+from stages.attacks.signal_to_noise import ball
 from stages.classifier import Classifier
 from stages.datasets.arrays import evaluation_samples
 from stages.datasets.tensors import as_input
@@ -103,8 +104,9 @@ def planted_rows(
     correct = []
     for place, original in enumerate(tqdm(inputs, desc=f"{name}: planted", unit="sample", mininterval=interval)):
         generator = torch.Generator().manual_seed(seed_of(name, f"plant around sample {place}"))
-        ball = {"norm": plugin.NORM, "epsilon": epsilon, "digital": digital}
-        readout = plant(classifier, original, **ball, margin=last.margin, generator=generator)
+        norm, radius = ball(plugin.NORM, epsilon, original[None])
+        within = {"norm": norm, "epsilon": float(radius), "digital": digital}
+        readout = plant(classifier, original, **within, margin=last.margin, generator=generator)
         if readout is None:
             correct.append(None)
             continue
@@ -131,4 +133,5 @@ def broken_within(
     """For which inputs [N, ...] the attack finds an error in the ball of radius epsilon: bool [N]."""
     asked = inf if is_minimal_norm(plugin) else epsilon
     found = craft_batch(plugin, classifier, inputs, labels, epsilon=asked, knobs=knobs, digital=digital, seed=seed)
-    return found.success[0] & (found.distance[0] <= epsilon + EPSILON_TOLERANCE)
+    _, radii = ball(plugin.NORM, epsilon, inputs)
+    return found.success[0] & (found.distance[0] <= radii + EPSILON_TOLERANCE)

@@ -11,6 +11,7 @@ from stages.artifacts.adversarial import AdversarialSet, load_adversarial_set
 from stages.artifacts.datasets import load_dataset
 from stages.claims.claim import Claim, claims_table
 from stages.claims.evidence import Evidence
+from stages.datasets.arrays import fractions
 from stages.metrics.diagnostics import diagnostics_table
 from stages.metrics.results import (
     EPSILON_TOLERANCE,
@@ -85,7 +86,7 @@ def _texts(
         figures
         | tables
         | {
-            "examples.svg": svg([("", examples.chart(strip))], "No adversarial images to show."),
+            "examples.svg": svg([("", examples.chart(strip))], _no_examples(strip)),
             "results.csv": csv_text(table),
             "variants.csv": csv_text(variants),
             "worst_case.csv": csv_text(worst_case_table(table, norm)),
@@ -93,6 +94,11 @@ def _texts(
             "report.html": page(table, drawn, subjects, strip, settings["study"], settings, judged),
         }
     )
+
+
+def _no_examples(strip: list[examples.Row]) -> str:
+    """What stands in the place of the strip's chart where there is none."""
+    return "The examples are sound: report.html plays them." if strip else "No adversarial images to show."
 
 
 def _judged(claims: str, evidence: Evidence) -> list[Claim] | None:
@@ -138,9 +144,9 @@ def _strip(job, scores: pd.DataFrame, headlines: dict[str, float], count: int) -
 
 
 def _at(headline: float, adversarial: AdversarialSet, images: np.ndarray, file: Path) -> examples.ShownSet:
-    """The set at the headline epsilon; `images` are the test images, uint8 [N, C, H, W]."""
+    """The set at the headline epsilon; `images` are the test inputs, uint8 or int16 [N, C, H, W]."""
     if adversarial.minimal_norm:
-        inputs = adversarial.within(headline, images[adversarial.samples] / np.float32(255))
+        inputs = adversarial.within(headline, fractions(images[adversarial.samples], np.float32))
     else:
         (matching,) = np.nonzero(np.isclose(adversarial.epsilons, headline, rtol=0, atol=EPSILON_TOLERANCE))
         if not len(matching):

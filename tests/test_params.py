@@ -188,7 +188,7 @@ def test_numbers_are_read_as_dvc_reads_them(load):
         (
             "evaluation.epsilons.l3",
             [0],
-            "evaluation.epsilons.l3: 'l3' should be 'linf', 'l2', 'l1' or 'l0'",
+            "evaluation.epsilons.l3: 'l3' should be 'linf', 'l2', 'l1', 'l0' or 'snr'",
         ),
         (
             "attacks.near",

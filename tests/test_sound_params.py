@@ -77,3 +77,40 @@ def test_an_image_model_does_not_hear(load):
         ParamsError, match="'resnet8' does not fit 'speech_commands_test_split', whose inputs are 1x16000"
     ):
         load(grid__models=["resnet8"])
+
+
+RATIOS = {
+    "attacks": {"pgd_snr": {}, "noise_snr": {}},
+    "evaluation__epsilons": {"snr": [20, 40]},
+    "evaluation__headline_epsilon": {"snr": 40},
+    "evaluation__transfer": ["pgd_snr"],
+}
+
+
+def test_budgets_of_sound_may_be_ratios(load):
+    params = load(**RATIOS)
+    (attack,) = [task.job for task in tasks(params) if task.job.name.endswith("dscnn-fp32-none-s0-pgd_snr")][:1]
+    assert "evaluation.epsilons.snr" in attack.params
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"evaluation__epsilons": {"snr": [0, 40]}}, r"epsilons\.snr\.0: 0 should be above 0, in dB"),
+        (
+            {"evaluation__epsilons": {"snr": [40, 20]}},
+            r"epsilons\.snr: \[40, 20\] should be ascending",
+        ),
+        ({"grid__datasets": ["fashion_mnist"]}, r"epsilons\.snr: 'fashion_mnist' is no sound, whose ratio it is"),
+    ],
+)
+def test_impossible_ratios_are_refused(load, changes, message):
+    with pytest.raises(ParamsError, match=message):
+        load(**(RATIOS | changes))
+
+
+def test_budgets_in_linf_are_steps_of_16_bits(load):
+    budgets = {"evaluation__headline_epsilon": {"linf": "8/65535"}, "attacks": {"noise": {}, "pgd": {}}}
+    assert load(**budgets, evaluation__epsilons={"linf": ["8/65535", "8/255"]}, evaluation__transfer=[])
+    with pytest.raises(ParamsError, match="should be a multiple of 1/65535, written like 8/65535"):
+        load(**budgets, evaluation__epsilons={"linf": ["8/65535", 0.01]}, evaluation__transfer=[])

@@ -2,14 +2,14 @@
 
 import json
 from dataclasses import dataclass, replace
-from math import inf
+from math import isinf
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from stages.norms import EPSILON_TOLERANCE
+from stages.norms import EPSILON_TOLERANCE, no_bound
 
 ADVERSARIAL_ARRAYS = {
     "inputs": np.float32,
@@ -35,11 +35,12 @@ class AdversarialSet:
         minimal_norm: whether it looked for the nearest adversarial inputs, for no epsilon in particular.
         threat: what its attacker saw. eot_samples: how many draws of a random network each gradient averages.
         grid: `digital` where the inputs are multiples of 1/255, else `pre_quantizer`.
-        epsilons: `[E]`, in input units, infinite where there was no bound (in JSON: null).
+        epsilons: `[E]`, in input units, or dB of an SNR; infinite where there was no bound (in JSON: null).
         forwards, backwards: `[E]`, mean samples passed through the network per attacked sample.
         inputs: float32 `[E, N, C, H, W]` in [0, 1].
         labels, samples: int64 `[N]`, classes and indices into the test split.
-        distance: float32 `[E, N]`, in the attack's norm. queries: int64 `[E, N]`. success: bool `[E, N]`.
+        distance: float32 `[E, N]`, in the attack's norm (of an SNR: in L2). queries: int64 `[E, N]`.
+        success: bool `[E, N]`.
     """
 
     variant: dict[str, str | int]
@@ -92,7 +93,7 @@ def save_adversarial_set(path: Path, adversarial_set: AdversarialSet, descriptio
     arrays = {name: np.ascontiguousarray(getattr(adversarial_set, name)) for name in ADVERSARIAL_ARRAYS}
     save_file(arrays, path)
     facts = {name: getattr(adversarial_set, name) for name in ADVERSARIAL_FACTS}
-    facts["epsilons"] = [None if epsilon == inf else epsilon for epsilon in adversarial_set.epsilons]
+    facts["epsilons"] = [None if isinf(epsilon) else epsilon for epsilon in adversarial_set.epsilons]
     (description or path.with_suffix(".json")).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
@@ -109,7 +110,8 @@ def load_adversarial_set(path: Path) -> AdversarialSet:
             raise FileNotFoundError(f"{file}: no such file, expected an adversarial set")
     try:
         facts = json.loads(description.read_text(encoding="utf-8"))
-        facts["epsilons"] = [inf if epsilon is None else epsilon for epsilon in facts["epsilons"]]
+        bound = no_bound(facts["norm"])
+        facts["epsilons"] = [bound if epsilon is None else epsilon for epsilon in facts["epsilons"]]
         return AdversarialSet(**load_file(path), **facts)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not the adversarial set that {description.name} describes: {error}") from error

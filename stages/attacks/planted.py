@@ -17,7 +17,7 @@ from stages.attacks.batches import per_sample
 from stages.attacks.distances import project_l2, project_linf, unit
 from stages.attacks.grid import TOLERANCE, to_digital
 from stages.classifier import Classifier, evaluating
-from stages.datasets.levels import LEVELS
+from stages.datasets.levels import levels_of
 from stages.quantization.frozen_layers import Codes
 
 OTHERS = 256  # random points of the ball that are not adversarial, the original and many of the surface among them
@@ -159,7 +159,7 @@ def points_at(original: Tensor, radii: Tensor, *, norm: str, digital: bool, gene
     one after the other, and so few of them. Where digital, points are on the grid, and no further away.
     """
     originals = original.cpu().expand(len(radii), *original.shape)
-    reach = per_sample(radii, originals)
+    reach, levels = per_sample(radii, originals), levels_of(original.shape)
     if norm == "linf":
         signs = torch.rand(originals.shape, generator=generator).sub(0.5).sign()
         points = project_linf(originals + reach * signs, originals, radii.double())
@@ -167,17 +167,16 @@ def points_at(original: Tensor, radii: Tensor, *, norm: str, digital: bool, gene
         draw = torch.randn(originals.shape, generator=generator, dtype=torch.float64)
         points = project_l2(originals + reach * unit(draw), originals, radii.double())
     else:
-        points = originals + _few_changes(originals.flatten(1), radii, norm, digital, generator).reshape(
-            originals.shape
-        )
+        changes = _few_changes(originals.flatten(1), radii, norm, levels if digital else None, generator)
+        points = originals + changes.reshape(originals.shape)
     if digital:
-        points = to_digital(points, originals, radii.max().item(), norm)
+        points = to_digital(points, originals, radii.max().item(), norm, levels)
     layout = torch.channels_last if points.ndim == 4 else torch.contiguous_format
     return points.to(original.device).contiguous(memory_format=layout)
 
 
-def _few_changes(values: Tensor, radii: Tensor, norm: str, digital: bool, generator: torch.Generator) -> Tensor:
-    """Changes [M, V] of values [M, V] in [0, 1]."""
+def _few_changes(values: Tensor, radii: Tensor, norm: str, levels: int | None, generator: torch.Generator) -> Tensor:
+    """Changes [M, V] of values [M, V] in [0, 1], by whole levels where there are any."""
     whole = (values < 0.5).float() - values
     cost = whole.abs() if norm == "l1" else torch.ones_like(whole)
     order = torch.rand(values.shape, generator=generator).argsort(1)
@@ -186,7 +185,7 @@ def _few_changes(values: Tensor, radii: Tensor, norm: str, digital: bool, genera
     if norm == "l0":
         share = (share + TOLERANCE).floor()
     changes = share * whole
-    return (changes.abs() * LEVELS + TOLERANCE).floor() / LEVELS * changes.sign() if digital else changes
+    return (changes.abs() * levels + TOLERANCE).floor() / levels * changes.sign() if levels else changes
 
 
 def _flat(features: Tensor | Codes) -> Tensor:

@@ -13,7 +13,7 @@ from stages.metrics.bootstrap import Estimate
 from stages.metrics.cells import Cell, Outcomes, outcomes
 from stages.metrics.results import at_epsilon, split_flags
 from stages.metrics.worst_case import worst_case
-from stages.norms import EPSILON_TOLERANCE, FULL_RANGES
+from stages.norms import EPSILON_TOLERANCE
 
 Network = tuple[str, str]  # scheme and defense
 BY_SAMPLE = ["seed", "sample"]
@@ -152,11 +152,7 @@ class Evidence:
     def epsilons(self, network: Network, attack: str, crafted_on: Network | None = None) -> list[float]:
         """The budgets of an attack, ascending; none where any input was allowed."""
         return sorted(
-            {
-                cell.epsilon
-                for cell in self._cells
-                if _is(cell, network, attack, crafted_on) and cell.epsilon < FULL_RANGES[cell.norm]
-            }
+            {cell.epsilon for cell in self._cells if _is(cell, network, attack, crafted_on) and not cell.is_unbounded}
         )
 
     def diagnosed(

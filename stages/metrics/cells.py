@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from stages.norms import FULL_RANGES
+from stages.norms import allows_any
 
 VARIANT = ["dataset", "model", "scheme", "defense", "seed"]
 DISTANCES = ["l0", "l1", "l2", "linf"]
@@ -56,7 +56,7 @@ class Cell(NamedTuple):
     @property
     def is_unbounded(self) -> bool:
         """Whether any input was allowed: no budget of an attacker, and left out of the worst case and of figures."""
-        return self.norm != "" and self.epsilon >= FULL_RANGES[self.norm]
+        return self.norm != "" and allows_any(self.epsilon, self.norm)
 
     @property
     def is_sanity_check(self) -> bool:

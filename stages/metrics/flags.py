@@ -18,6 +18,7 @@ import pandas as pd
 from stages.metrics.cells import VARIANT, Cell, Outcomes
 from stages.metrics.paired import significantly_lower
 from stages.metrics.worst_case import members
+from stages.norms import strength
 
 ZERO_GRADIENT_SHARE = 0.05
 COLLAPSED_ACCURACY = 0.01
@@ -242,7 +243,7 @@ def non_monotone(outcomes: Outcomes) -> set[Cell]:
     return {
         larger
         for cells in series.values()
-        for smaller, larger in combinations(sorted(cells, key=lambda cell: cell.epsilon), 2)
+        for smaller, larger in combinations(sorted(cells, key=lambda cell: strength(cell.epsilon, cell.norm)), 2)
         if significantly_lower(outcomes[smaller]["correct"], outcomes[larger]["correct"])
     }
 

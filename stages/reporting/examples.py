@@ -1,4 +1,4 @@
-"""The strip of clean and adversarial images with their labels and predictions."""
+"""The strip of clean and adversarial images, or clips of sound, with their labels and predictions."""
 
 import base64
 import io
@@ -10,17 +10,19 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from stages.datasets.arrays import fractions
+from stages.datasets.levels import LEVELS, SOUND_LEVELS, levels_of
 from stages.metrics.results import at_epsilon
 from stages.reporting.figures import budget_label, variant_label
+from stages.reporting.sound import wav
 
 FILE_IMAGE_SIZE = 64  # pixels, in the file; the page has its own
 WRONG = "#b3261e"  # the colour of a wrong prediction
-SMALLEST_STEP = 1 / 255
 
 
 @dataclass(frozen=True)
 class ShownSet:
-    """What one attack made of the test images `samples` [N] at one epsilon: `inputs` [N, C, H, W] in [0,1]."""
+    """What one attack made of the test inputs `samples` [N] at one epsilon: `inputs` [N, C, H, W] in [0,1]."""
 
     scheme: str
     defense: str
@@ -33,11 +35,18 @@ class ShownSet:
 
 @dataclass(frozen=True)
 class Picture:
-    """One image of the strip: a PNG as data URI, its text, and whether that is a right prediction (None: is none)."""
+    """One image of the strip: a PNG as data URI, its text, and whether that is a right prediction (None: is none).
+
+    A clip of sound is a WAV file instead, with the same beside it.
+    """
 
     uri: str
     text: str
     correct: bool | None
+
+    @property
+    def is_sound(self) -> bool:
+        return self.uri.startswith("data:audio/")
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ def strip(
 ) -> list[Row]:
     """Rows of originals, then for each set its adversarial images and their differences from the originals.
 
-    `images` are the test images, uint8 [N, C, H, W], `labels` [N] their classes, `scores` the scores of the sets'
+    `images` are the test inputs, uint8 or int16 [N, C, H, W], `labels` [N] their classes, `scores` those of the sets'
     dataset, model and seed. Empty without sets, and where the networks classify no common image correctly.
     """
     if not sets:
@@ -68,7 +77,11 @@ def strip(
     if not shown:
         return []
     rows = [
-        Row("Original", "true label", [Picture(png(images[sample]), classes[labels[sample]], None) for sample in shown])
+        Row(
+            "Original",
+            "true label",
+            [Picture(encoded(fractions(images[sample])), classes[labels[sample]], None) for sample in shown],
+        )
     ]
     for adversarial in sets:
         rows += _rows_of(adversarial, shown, images, classes, scores)
@@ -96,17 +109,17 @@ def _rows_of(adversarial, shown, images, classes, scores) -> list[Row]:
     attacked = attacked.set_index("sample")
     position = {sample: index for index, sample in enumerate(adversarial.samples.tolist())}
     inputs = adversarial.inputs[[position[sample] for sample in shown]]
-    changes = inputs - images[shown] / 255
+    changes = inputs - fractions(images[shown])
     # Only in Linf does epsilon say how large the change of a value can be.
     largest = adversarial.epsilon if adversarial.norm == "linf" else np.abs(changes).max()
     # Where nothing changed there is still a difference to show: none.
-    span = 2 * max(largest, SMALLEST_STEP)
+    span = 2 * max(largest, 1 / levels_of(images.shape[1:]))
     outcomes = attacked.loc[shown]
     made = [
-        Picture(png(_bytes(crafted)), classes[prediction], bool(correct))
+        Picture(encoded(crafted), classes[prediction], bool(correct))
         for crafted, prediction, correct in zip(inputs, outcomes["prediction"], outcomes["correct"], strict=True)
     ]
-    differences = [Picture(png(_bytes(0.5 + change / span)), "", None) for change in changes]
+    differences = [Picture(encoded(0.5 + change / span), "", None) for change in changes]
     name = variant_label(adversarial.scheme, adversarial.defense)
     budget = budget_label(adversarial.epsilon, adversarial.norm)
     return [
@@ -123,8 +136,12 @@ def _of(scores: pd.DataFrame, adversarial: ShownSet) -> pd.DataFrame:
     return scores[(scores["scheme"] == adversarial.scheme) & (scores["defense"] == adversarial.defense)]
 
 
-def _bytes(inputs: np.ndarray) -> np.ndarray:
-    return np.round(255 * np.clip(inputs, 0, 1)).astype(np.uint8)
+def encoded(inputs: np.ndarray) -> str:
+    """A data URI of one input [C, H, W] in [0,1], which is an image or sound."""
+    values = np.clip(inputs, 0, 1)
+    if levels_of(inputs.shape) == SOUND_LEVELS:
+        return wav((np.round(SOUND_LEVELS * values) - 2**15).ravel().astype(np.int16))
+    return png(np.round(LEVELS * values).astype(np.uint8))
 
 
 def png(image: np.ndarray) -> str:
@@ -136,8 +153,8 @@ def png(image: np.ndarray) -> str:
 
 
 def chart(rows: list[Row]) -> alt.LayerChart | None:
-    """The strip as a chart, for the file; None without rows."""
-    if not rows:
+    """The strip as a chart, for the file; None without rows, and of sound, which only a page can play."""
+    if not rows or any(picture.is_sound for row in rows for picture in row.pictures):
         return None
     titles = [f"{row.title}\n{row.detail}" for row in rows]
     cells = [

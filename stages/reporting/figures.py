@@ -11,13 +11,13 @@ import vl_convert
 
 from stages.metrics.flags import WITH_GRADIENTS
 from stages.metrics.results import at_epsilon, split_flags
-from stages.norms import FULL_RANGES
+from stages.norms import FULL_RANGES, SNR, allows_any, strength
 
 VARIANT = ["dataset", "model", "scheme", "defense"]
 CLEAN = "Clean"
 WORST_CASE = "worst case"
 
-NORM_NAMES = {"l0": "L0", "l1": "L1", "l2": "L2", "linf": "Linf"}
+NORM_NAMES = {"l0": "L0", "l1": "L1", "l2": "L2", "linf": "Linf", SNR: "SNR"}
 STEPS = {"linf": 255}  # of a unit of input: in Linf sizes are told in steps of the 8-bit grid
 ANY = "any"  # the epsilon at which any input was allowed
 
@@ -101,14 +101,18 @@ def variant_label(scheme: str, defense: str) -> str:
 
 def epsilon_label(epsilon: float, norm: str) -> str:
     """An epsilon as people write it: in Linf `8/255` on the 8-bit grid, `any` where any input was allowed."""
-    if norm and epsilon >= FULL_RANGES[norm]:
+    if norm and allows_any(epsilon, norm):
         return ANY
+    if norm == SNR:
+        return f"{epsilon:g} dB"
     steps = epsilon * STEPS.get(norm, 0)
     return f"{round(steps)}/255" if steps > 0 and abs(steps - round(steps)) < 1e-4 else f"{epsilon:g}"
 
 
 def budget_label(epsilon: float, norm: str, *, several_norms: bool = False) -> str:
     """An epsilon with the norm that it is of: `L2 epsilon 0.5`. Linf goes without saying where no other norm is."""
+    if norm == SNR:
+        return f"{NORM_NAMES[norm]} {epsilon_label(epsilon, norm)}"
     name = f"{NORM_NAMES[norm]} epsilon" if several_norms or norm != "linf" else "epsilon"
     return f"{name} {epsilon_label(epsilon, norm)}" + (" values" if norm == "l0" else "")
 
@@ -139,7 +143,9 @@ def groups(
 
 def is_unbounded(results: pd.DataFrame) -> pd.Series:
     """Which rows of the result table are those where any input was allowed (clean rows have no norm)."""
-    return results["epsilon"] >= results["norm"].map(FULL_RANGES).fillna(np.inf)
+    strengths = results["epsilon"].where(results["norm"] != SNR, -results["epsilon"])
+    full = {norm: strength(epsilon, norm) for norm, epsilon in FULL_RANGES.items()}
+    return strengths >= results["norm"].map(full).fillna(np.inf)
 
 
 def surrogate_labels(results: pd.DataFrame) -> pd.Series:
@@ -255,7 +261,8 @@ def accuracy_vs_epsilon(group: Group) -> alt.FacetChart | None:
         x=alt.X(
             "size:Q",
             title=_size_title("Epsilon", group.norm),
-            scale=alt.Scale(domain=[0, curves["size"].max()]),
+            # Budgets grow to the right: of an SNR, to where the noise is as loud as the signal.
+            scale=alt.Scale(domain=[0, curves["size"].max()], **({"reverse": True} if group.norm == SNR else {})),
             axis=alt.Axis(values=sorted(set(curves["size"])), labelExpr=IN_FULL, labelOverlap=True),
         ),
         color=_colour("scheme", group.schemes),
@@ -278,6 +285,8 @@ def accuracy_vs_epsilon(group: Group) -> alt.FacetChart | None:
 
 def _size_title(size: str, norm: str) -> str:
     """An axis title with the norm and its units."""
+    if norm == SNR:
+        return "Signal-to-noise ratio (dB)"
     units = {"linf": "in 1/255", "l0": "L0, values changed"}
     return f"{size} ({units.get(norm, NORM_NAMES[norm])})"
 

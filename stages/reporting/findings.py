@@ -8,6 +8,7 @@ from markupsafe import Markup, escape
 
 from stages.metrics.flags import MEANINGS
 from stages.metrics.results import THREATS, split_flags
+from stages.norms import SNR
 from stages.reporting.figures import NORM_NAMES, Group, budget_label, differ_in_images, is_unbounded, medians
 
 NUMBERS = ["No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve"]
@@ -44,9 +45,10 @@ def _done(results: pd.DataFrame, norms: list[str]) -> Markup:
     verb = "was" if count == 1 else "were"
     if attacked.empty:
         return sentence + Markup(" {} scored on clean images only: no attack was run.").format(verb)
-    largest = attacked.groupby("norm")["epsilon"].max()
+    tried = attacked.groupby("norm")["epsilon"]
+    largest = {norm: tried.get_group(norm).agg("min" if norm == SNR else "max") for norm in norms}
     budgets = [budget_label(largest[norm], norm, several_norms=len(norms) > 1) for norm in norms]
-    budgets = [budget.replace("epsilon", "epsilon up to") for budget in budgets]
+    budgets = [budget.replace("epsilon", "epsilon up to").replace("SNR", "SNR down to") for budget in budgets]
     return sentence + Markup(" {} attacked {}, on {}, at {}.").format(
         verb, _attacks(attacked), _images(attacked), _list(budgets)
     )

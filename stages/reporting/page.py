@@ -122,6 +122,9 @@ GLOSSARY = {
     "length of the change, L1 the sum of the changes of all values, L0 how many values change at all. Values are in 0 "
     "to 1, and each channel of a pixel is one. Numbers of different norms do not compare.",
     "Epsilon": "The attacker's budget: the largest size, in the attack's norm, that a change of the input may have.",
+    "SNR": "Signal-to-noise ratio, for clips of sound: how much stronger the clip is than what was added to it, in dB, "
+    "which is 20 times the logarithm of the ratio of their Euclidean lengths. The budget is the larger the smaller the "
+    "ratio is; at 40 dB the change has a hundredth of the clip's length.",
     "Epsilon any": "Any input was allowed. For attacks with budgets that is a check, which one that works passes with "
     "an accuracy near 0; for minimal-norm attacks it is what they found, however far. No attacker's budget, so these "
     "cells are in no curve and no worst case.",

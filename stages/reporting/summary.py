@@ -65,6 +65,6 @@ def _table(metrics: dict, flags: dict[str, str]) -> Table:
 def _epsilon_name(epsilon: float, norm: str) -> str:
     """In the maximum norm a multiple of 1/255 as such, since that is what 8-bit inputs count in; else with its norm."""
     if norm != "linf":
-        return f"{norm.upper()} {epsilon:.4g}"
+        return f"{norm.upper()} {epsilon:.4g}" + (" dB" if norm == "snr" else "")
     steps = round(epsilon * 255)
     return f"{steps}/255" if abs(steps / 255 - epsilon) <= EPSILON_TOLERANCE else f"{epsilon:.4g}"
