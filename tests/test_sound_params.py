@@ -72,6 +72,12 @@ def test_augmentation_fits_the_dataset(load, dataset, augmentation, message):
         load(grid__datasets=[dataset], training__augmentation=augmentation)
 
 
+def test_filters_of_images_do_not_filter_sound(load):
+    with pytest.raises(ParamsError, match="'feature_squeezing' filters images, expected another defense on 'speech"):
+        load(grid__defenses=["none", "feature_squeezing"])
+    assert load(grid__defenses=["none", "feature_squeezing"], grid__datasets=["speech_commands_test_split_mfcc"])
+
+
 def test_an_image_model_does_not_hear(load):
     with pytest.raises(
         ParamsError, match="'resnet8' does not fit 'speech_commands_test_split', whose inputs are 1x16000"
