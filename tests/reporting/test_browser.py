@@ -7,6 +7,7 @@ import pytest
 
 from stages.reporting.examples import Picture, Row, png
 from stages.reporting.page import page
+from stages.reporting.sound import wav
 from tests.reporting.conftest import HEADLINE
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -259,3 +260,15 @@ def test_an_attack_is_shown_in_its_norm(opened):
     assert figures.evaluate_all(captions) == names
     widths = [figures.nth(index).locator("svg").bounding_box()["width"] for index in range(2)]
     assert min(widths) > 600 and tab.complaints == []
+
+
+def test_clips_of_sound_play(browser, study, tmp_path):
+    _, table, groups = study(schemes=("int8",), defenses=("none",), also=(), attacks=("pgd",), transfer=())
+    clip = Picture(wav(np.arange(8_000, dtype=np.int16)), "yes", None)
+    text = page(table, groups, [], [Row("Original", "true label", [clip])], {"title": "x", "question": "y"}, {})
+    (tmp_path / "report.html").write_text(text, encoding="utf-8")
+    tab = browser.new_page()
+    tab.goto((tmp_path / "report.html").as_uri())
+    tab.wait_for_function("document.querySelector('.strip audio').readyState > 0")
+    assert tab.evaluate("document.querySelector('.strip audio').duration") == 0.5
+    tab.close()
