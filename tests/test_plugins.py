@@ -75,7 +75,7 @@ def test_the_norm_of_an_attack_is_one_that_has_budgets(made_up):
     assert [plugins.norm(name) for name in ("climb", "near")] == ["linf", "l2"]
     made_up_plugins.write(made_up / "attacks" / "odd.py", "NORM = 'l3'\ndef attack(): ...")
     with pytest.raises(
-        plugins.PluginError, match=r"^stages/attacks/odd.py: NORM is 'l3', expected one of linf, l2, l1, l0.$"
+        plugins.PluginError, match=r"^stages/attacks/odd.py: NORM is 'l3', expected one of linf, l2, l1, l0, snr.$"
     ):
         plugins.norm("odd")
 
