@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-INPUT_SCALE = 1 / 255  # images are 8-bit codes, quantized before normalisation
 EDGE_BITS = 8  # weights of the first and the last layer, in every format
 
 
