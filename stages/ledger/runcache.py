@@ -131,7 +131,7 @@ class RunCache:
         return {part: described[part] for part in ("hash", "md5", "size")}
 
     def add(self, record: Record) -> None:
-        """Keep a record whose contents are stored already: a record must never promise what is not there."""
+        """Keep a record. Contents that are at hand are stored before, so that it promises no more than there is."""
         path = self._path(record)
         staged = self.folder / "tmp" / partial(path.parent).name
         try:

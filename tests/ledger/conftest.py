@@ -1,7 +1,7 @@
 """A repository with a plan of three jobs in a row, or of many, computed by functions of the tests."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pytest
@@ -70,13 +70,20 @@ class Bench:
         for job in self.jobs:
             self.produce(job)
 
-    def run(self) -> None:
-        """What `snakemake` does: restore, run what is stale, write dvc.lock."""
-        assessment, *_ = self.ledger().restore()
+    def run(self, needed: Collection[str] = ()) -> None:
+        """What `snakemake` does: restore, run what is stale, write dvc.lock before and after that."""
+        ledger = self.ledger()
+        assessment, *_ = ledger.restore(needed)
+        ledger.write_lock(assessment)
         for job in assessment.stale:
             self.produce(job)
         ledger = self.ledger()
         ledger.write_lock(ledger.assess())
+
+    @property
+    def everything(self) -> list[str]:
+        """All files that jobs make."""
+        return [path for job in self.jobs for path in job.products]
 
     def files(self) -> dict[str, str]:
         """All files in data/ and what they hold."""
