@@ -58,6 +58,11 @@ def _empty_section(value: Any) -> Any:
     return {} if value is None else value
 
 
+def _as_list(value: Any) -> Any:
+    """One name for a list of it, an empty one for none."""
+    return [value] * bool(value) if isinstance(value, str) else value
+
+
 DatasetName = Annotated[str, _known("datasets")]
 ModelName = Annotated[str, _known("models")]
 SchemeName = Annotated[str, _known("schemes")]
@@ -218,9 +223,9 @@ class Resources(Section):
 
 
 class Ledger(Section):
-    """Where results are looked for beside the cache: a remote's name in DVC's settings, or empty."""
+    """Where results are looked for beside the cache: names of remotes in DVC's settings, asked in this order."""
 
-    remote: str
+    remote: Annotated[list[str], BeforeValidator(_as_list), UNIQUE]
 
 
 class Params(Section):

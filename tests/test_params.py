@@ -402,12 +402,14 @@ def test_settings_and_plan_need_no_torch():
     "key, value, sentence",
     [
         ("ledger", ..., "ledger: is missing, expected a value"),
-        ("ledger.remote", None, "ledger.remote: None should be a valid string"),
+        ("ledger.remote", None, "ledger.remote: None should be a valid list"),
+        ("ledger.remote", ["store", "store"], "ledger.remote: ['store', 'store'] should name 'store' only once"),
         ("ledger.remotes", "store", "ledger.remotes: unknown key, did you mean 'remote'?"),
     ],
 )
-def test_the_remote_is_the_name_of_one_or_empty(load, faults, key, value, sentence):
-    assert load(**{"ledger.remote": "store"}).ledger.remote == "store"
+def test_the_remotes_are_a_name_or_some_or_none(load, faults, key, value, sentence):
+    for written, meant in (("store", ["store"]), (["b", "a"], ["b", "a"]), ("", []), ([], [])):
+        assert load(**{"ledger.remote": written}).ledger.remote == meant
     assert faults(**{key: value}) == [f"params.yaml: {sentence}"]
 
 

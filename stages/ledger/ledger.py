@@ -53,7 +53,7 @@ class Ledger:
         project: Path,
         libraries: Iterable[str] = (),
         plots: list[dict[str, Any]] | None = None,
-        remote: str = "",
+        remotes: Sequence[str] = (),
     ) -> None:
         """
         Args:
@@ -62,7 +62,7 @@ class Ledger:
             project: the folder from which the code is imported.
             libraries: distributions whose version is part of the code that imports them.
             plots: the top-level `plots` of dvc.yaml.
-            remote: the DVC remote that is asked for what the cache lacks, if any.
+            remotes: the DVC remotes that are asked, one after the other, for what the cache lacks.
 
         Raises:
             FileNotFoundError: the working directory is in no repository that DVC was initialised in.
@@ -72,7 +72,7 @@ class Ledger:
         self.params = params
         self.plots = plots or []
         self.sources = Sources(project, libraries)
-        self.cache = RunCache(cache_folder(root), _open(root, remote) if remote else None)
+        self.cache = RunCache(cache_folder(root), _open(root, remotes) if remotes else ())
         self.digests = Digests(root / ".dvc/tmp/digests")
         self._code: dict[str, str] = {}
 
@@ -293,14 +293,14 @@ class Ledger:
         return files if all(same) else []
 
     def restore(self, needed: Collection[str] = ()) -> tuple[Assessment, int, int]:
-        """Restore all that the cache and the remote hold. Files that are not what a known result's record says, which
+        """Restore all that the cache and the remotes hold. Files that are not what a known result's record says, which
         are those of other settings, go.
 
         Args:
             needed: as for `assess`.
 
         Returns:
-            What is left to do, how many jobs were restored, and how many of these needed the remote.
+            What is left to do, how many jobs were restored, and how many of these needed a remote.
         """
         restored: set[Job] = set()
         fetched: set[Job] = set()
@@ -383,10 +383,10 @@ class Outputs:
 Compute = Callable[[Outputs], None]
 
 
-def _open(root: Path, remote: str) -> Any:
+def _open(root: Path, remotes: Sequence[str]) -> tuple[Any, ...]:
     from stages.ledger.remote import Remote  # most jobs need none
 
-    return Remote(root, remote)
+    return tuple(Remote(root, name) for name in remotes)
 
 
 def _outdated(path: str, source: str) -> str:

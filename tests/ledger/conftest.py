@@ -49,10 +49,11 @@ class Bench:
         self.folder = folder
         self.jobs = jobs
         self.params = {"first": 3, "second": {"factor": 0.00001}}
+        self.remotes: Sequence[str] = ()
         self.computed: list[str] = []
 
     def ledger(self) -> Ledger:
-        return Ledger(self.jobs, self.params, self.folder)
+        return Ledger(self.jobs, self.params, self.folder, remotes=self.remotes)
 
     def produce(self, job: Job, text: str | None = None, **options: bool) -> bool:
         """Compute a job: every product holds `text`, by default its name, settings and inputs."""
@@ -88,6 +89,10 @@ class Bench:
     def files(self) -> dict[str, str]:
         """All files in data/ and what they hold."""
         return {path.name: path.read_text() for path in sorted((self.folder / "data").iterdir())}
+
+    def files_of(self, *names: str) -> dict[str, str]:
+        """Some files in data/ and what they hold."""
+        return {name: (self.folder / "data" / name).read_text() for name in names}
 
     def bytes_in(self, *folders: str) -> dict[str, bytes]:
         """All files below folders of the repository and what they hold."""

@@ -1,12 +1,16 @@
 """Results of which a record is known and the content is nowhere: computed only where somebody asks for the content."""
 
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from stages.ledger.collect import DAY, find_garbage
+from stages.ledger.files import md5
 from stages.ledger.job import Job
+from stages.ledger.remote import GIVEN_UP
 from stages.ledger.revouch import revouch
 from stages.ledger.verify import verify_bytes, verify_results
 from tests.ledger.conftest import FIRST, JOBS, SECOND, THIRD
@@ -20,13 +24,14 @@ def lose(*jobs):
     """Remove all that jobs made, from its place and from the cache."""
     for job in jobs:
         for path in job.products:
-            lose_content(path)
+            content(path).unlink()
             Path(path).unlink()
 
 
-def lose_content(path):
-    digest = subprocess.run(["md5sum", path], capture_output=True, text=True, check=True).stdout.split()[0]
-    (CACHE / "files/md5" / digest[:2] / digest[2:]).unlink()
+def content(path, cache=CACHE):
+    """Where a cache keeps the content of a file in place."""
+    digest = md5(path)
+    return cache / "files/md5" / digest[:2] / digest[2:]
 
 
 def states(bench, needed=()):
@@ -121,6 +126,59 @@ def test_either_record_is_enough(bench, by):
     else:
         assert computed_by_a_run(bench) == []
         assert Path("dvc.lock").read_bytes() == Path("away").read_bytes()
+
+
+def test_remotes_are_asked_in_order_for_records_and_contents(bench, monkeypatch, capsys):
+    """The first holds all records and a damaged content, the second the record and contents of one job."""
+    monkeypatch.setenv(GIVEN_UP, "")  # so that it is as before after the test
+    bench.run()
+    made = bench.files()
+    first, second = Path("first"), Path("second")
+    shutil.copytree(CACHE, first)
+    shutil.copytree(CACHE, second)
+    shutil.rmtree(second / "runs")
+    for path in (*FIRST.products, *THIRD.products):
+        content(path, second).unlink()
+    shutil.rmtree(first / "files")
+    spoilt = content("data/b.bin", first)
+    spoilt.parent.mkdir(parents=True)
+    spoilt.write_text("spoilt")
+    texts = "".join(f"['remote \"{name}\"']\nurl = ../{name}\n" for name in ("first", "second"))
+    Path(".dvc/config").write_text(texts)
+    for path in ("data", CACHE, "dvc.lock"):
+        shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink()
+
+    assert states(bench) == {"stale": names(*JOBS)}
+    bench.remotes = ["first"]
+    assert states(bench) == {
+        "restorable": names(SECOND),
+        "known": names(FIRST),
+        "stale": names(THIRD),
+        "needed": names(THIRD),
+    }
+    bench.remotes = ["nowhere", "first", "second"]
+    assert computed_by_a_run(bench) == names(THIRD)
+    assert bench.files() == {name: text for name, text in made.items() if not name.startswith("a.")}
+    told = capsys.readouterr().err
+    assert told.count("damaged: what the remote 'first' holds as") == 1
+    assert told.count("remote 'nowhere' is not asked in this run") == 1
+    assert os.environ[GIVEN_UP] == "nowhere"
+
+
+def test_a_damaged_content_is_fetched_again(bench, monkeypatch, capsys):
+    bench.run()
+    made = bench.files()
+    shutil.copytree(CACHE, "store")
+    Path(".dvc/config").write_text("['remote \"store\"']\nurl = ../store\n")
+    bench.remotes = ["store"]
+    damaged = content("data/b.bin")
+    damaged.chmod(0o644)
+    damaged.write_text("damaged")
+    shutil.rmtree("data")
+    assert computed_by_a_run(bench) == []
+    assert f"damaged: {damaged.absolute()} does not hold what its name says: moved to" in capsys.readouterr().err
+    assert bench.files() == made
+    assert damaged.read_text() == made["b.bin"]
 
 
 def test_a_record_of_other_settings_makes_nothing_known(bench):

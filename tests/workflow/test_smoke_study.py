@@ -28,6 +28,8 @@ def copy_of_repository(folder):
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     files = subprocess.run(listed, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     for name in filter(None, files.split("\0")):
+        if name.startswith(("data/published/files/", "data/published/runs/")):
+            continue
         if (REPOSITORY / name).is_file():  # deleted files are listed too
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(REPOSITORY / name, folder / name)
