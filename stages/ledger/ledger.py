@@ -29,6 +29,7 @@ from stages.ledger.runcache import (
 )
 
 CHECKPOINTS = Path(".checkpoints")
+NAMED = 5  # jobs that a sentence names
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ class Ledger:
             try:
                 compute(outputs)
                 outputs.check()
-                recorded = {out["path"]: out["md5"] for out in record["outs"]}
+                recorded = _digests(record)
                 before = {path: md5(path) if os.path.isfile(path) else recorded[path] for path in job.products}
                 return [path for path in job.products if md5(outputs.path(path)) != before[path]]
             finally:
@@ -398,16 +399,22 @@ def _made_by(job: Job | None) -> str:
 
 
 def _tell_other_bytes(records: Mapping[str, Record], locked: Mapping[str, Record]) -> None:
-    for name, record in records.items():
-        before = locked.get(name)
-        if before is not None and before is not record and same_origin(before, record):
-            digests = {out["path"]: out["md5"] for out in before["outs"]}
-            if paths := [out["path"] for out in record["outs"] if digests.get(out["path"], out["md5"]) != out["md5"]]:
-                print(
-                    f"different: {name} came out with other bytes than its record in {dvcfiles.LOCK} said, in "
-                    f"{', '.join(paths)}: what follows from it runs on these, now or in the next run",
-                    file=sys.stderr,
-                )
+    different = [
+        name
+        for name, record in records.items()
+        if name in locked and _digests(record) != _digests(locked[name]) and same_origin(record, locked[name])
+    ]
+    if different:
+        others = f" and {len(different) - NAMED} others" if len(different) > NAMED else ""
+        print(
+            f"different: {', '.join(different[:NAMED])}{others} came out with other bytes than {dvcfiles.LOCK} said: "
+            "what follows runs on these, now or in the next run",
+            file=sys.stderr,
+        )
+
+
+def _digests(record: Record) -> dict[str, str]:
+    return {out["path"]: out["md5"] for out in record["outs"]}
 
 
 def _paths(record: Record) -> list[str]:

@@ -13,7 +13,7 @@ from stages.ledger.job import Job
 from stages.ledger.remote import GIVEN_UP
 from stages.ledger.revouch import revouch
 from stages.ledger.verify import verify_bytes, verify_results
-from tests.ledger.conftest import FIRST, JOBS, SECOND, THIRD
+from tests.ledger.conftest import FIRST, GRID, JOBS, SECOND, THIRD
 from tests.ledger.test_verify import computing
 
 CACHE = Path(".dvc/cache")
@@ -220,12 +220,25 @@ def test_other_bytes_than_recorded_are_told_and_what_follows_runs_on_them(bench,
     assert capsys.readouterr().err == ""
     assert computed_by_a_run(bench) == names(SECOND, THIRD)
     assert capsys.readouterr().err == (
-        "different: make--a came out with other bytes than its record in dvc.lock said, in data/a.bin, data/a.json: "
-        "what follows from it runs on these, now or in the next run\n"
+        "different: make--a came out with other bytes than dvc.lock said: "
+        "what follows runs on these, now or in the next run\n"
     )
     assert "other" in Path("data/c.csv").read_text()
     assert computed_by_a_run(bench) == []
     assert capsys.readouterr().err == ""
+
+
+def test_many_results_of_other_bytes_are_told_in_one_sentence(grid, capsys):
+    lose(*GRID)
+    capsys.readouterr()
+    for job in grid.ledger().assess().stale:
+        grid.produce(job, f"other {job.name}")
+    ledger = grid.ledger()
+    ledger.write_lock(ledger.assess())
+    (told,) = capsys.readouterr().err.splitlines()
+    named = ", ".join(f"make--0{number}" for number in range(5))
+    assert told.startswith(f"different: {named} and 35 others came out with other bytes than dvc.lock said: ")
+    # What was made from them has other inputs, and was never said to be anything.
 
 
 def test_the_same_bytes_are_no_news(bench, capsys):
