@@ -7,6 +7,7 @@ says what it published; what no index names any more is removed.
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def publish(
             that git tracks are not asked about: they are in it already.
 
     Returns:
-        What was published, in one line.
+        What was published, and of which rules' jobs not all contents, one line each.
 
     Raises:
         ValueError: a file is not what its record says.
@@ -42,20 +43,24 @@ def publish(
     records = {**assessment.current, **assessment.known}
     published = RunCache(folder)
     contents: set[Path] = set()
+    incomplete: Counter[str] = Counter()
     for job, record in records.items():
-        for out in record["outs"]:
-            if out["path"] in job.outputs and is_kept(job, out) and _keep(published, out):
-                contents.add(published.content(out["md5"]))
+        outs = [out for out in record["outs"] if out["path"] in job.outputs]
+        kept = [out for out in outs if is_kept(job, out) and _keep(published, out)]
+        contents.update(published.content(out["md5"]) for out in kept)
+        incomplete[job.rule] += kept != outs
         published.add(record)
     named = {*contents, *map(published.record, records.values())}
     write_whole(INDEX, "".join(f"{path.relative_to(folder).as_posix()}\n" for path in sorted(named)))
     removed = _remove_unnamed(folder, studies)
     size = sum(path.stat().st_size for path in contents)
     total = sum(path.stat().st_size for path in _objects(folder))
+    lacking = ", ".join(f"{count} {rule}" for rule, count in incomplete.items() if count)
     left_out = f"; {len(assessment.stale)} jobs have to run and were left out" if assessment.stale else ""
     return (
         f"{len(records)} records and {len(contents)} contents of {size / 1e6:.2f} MB are published, "
-        f"{removed} files were removed; {os.path.relpath(folder)} holds {total / 1e6:.2f} MB in all{left_out}"
+        f"{removed} files were removed; {os.path.relpath(folder)} holds {total / 1e6:.2f} MB in all{left_out}\n"
+        f"known by their record alone: {lacking or 'none'}"
     )
 
 

@@ -10,8 +10,6 @@ from tests.workflow.test_workflow import ALL, contents
 
 pytestmark = pytest.mark.workflow
 
-CRAFTED = [f"attack--{name}-{by}" for name in ("even", "odd") for by in ("add", "sign")]
-
 
 @pytest.fixture
 def published(computed: Project) -> Project:
@@ -22,6 +20,7 @@ def published(computed: Project) -> Project:
     said = computed.make("publish")
     assert said.returncode == 0, said.stdout
     assert "11 records and 5 contents" in said.stdout
+    assert "known by their record alone: 2 prepare, 4 attack\n" in said.stdout
     computed.commit()
     assert computed.run("git", "status", "--short", "--ignored", "data").stdout.count("published") == 0
     return computed
