@@ -250,7 +250,10 @@ class Params(Section):
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """The settings as nested dicts with the keys that the file writes; epsilons are numbers, null sections {}."""
+        """The settings as nested dicts with the keys that the file writes.
+
+        Epsilons are numbers, null sections {}, remotes a list.
+        """
         return self.model_dump(exclude_unset=True)
 
     def settings_of(self, attack: str) -> dict[str, Any]:

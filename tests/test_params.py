@@ -94,6 +94,7 @@ def test_values_are_what_the_file_writes_with_epsilons_as_numbers(load):
     expected["defenses"]["hard"]["epsilon"] = expected["evaluation"]["headline_epsilon"]["linf"] = 8 / 255
     expected["evaluation"]["epsilons"]["linf"] = [0.0, 8 / 255, 16 / 255]
     expected["attacks"]["noise"] = {}
+    expected["ledger"]["remote"] = []
     assert params.values == expected
     assert params.written == WRITTEN
     assert params.evaluation.epsilons == {"linf": [0.0, 8 / 255, 16 / 255]}
