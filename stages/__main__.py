@@ -12,6 +12,8 @@ from typing import Any, TextIO
 
 from stages.ledger.errors import sentence
 
+NETWORKS = ("train", "defend", "quantize", "filter")  # rules whose results take long to make and little to keep
+LARGE = ("prepare", "attack")  # rules whose results take much to keep
 PRESETS = Path(__file__).parent / "attacks/presets"
 
 RULES = {
@@ -47,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _verify(options.count, options.seed)
         elif options.command == "revouch":
             return _revouch(options.count, options.seed, options.rules)
+        elif options.command == "publish":
+            _publish(options.limit)
         elif options.command == "gc":
             _collect(options.delete, options.days, options.clones)
         else:
@@ -97,6 +101,8 @@ def _parser(command: list[str]) -> argparse.ArgumentParser:
         if name == "revouch":
             rules = {"nargs": "+", "choices": list(RULES), "default": (), "metavar": "RULE"}
             check.add_argument("--rules", **rules, help="carry over results of these rules alone (default: of all)")
+    publication = commands.add_parser("publish", help="copy networks, and other results that are small, into git")
+    publication.add_argument("--limit", type=float, default=50, help="size of these others in kB (default 50)")
     collect = commands.add_parser("gc", help="say which old results would be removed from the cache, and remove them")
     collect.add_argument("--delete", action="store_true", help="remove them; without it nothing is changed")
     collect.add_argument("--days", type=float, default=30, help="keep what was made or used since (default 30)")
@@ -181,6 +187,18 @@ def _revouch(count: int, seed: int, rules: Sequence[str]) -> int:
 
     study = open_study()
     return 0 if revouch(study.ledger, _computing(study), count, seed, rules) else 1
+
+
+def _publish(limit: float) -> None:
+    from stages.ledger.publish import publish
+    from stages.ledger.runcache import repository
+    from stages.study import open_study
+
+    def is_kept(job: Any, out: dict[str, Any]) -> bool:
+        return job.rule in NETWORKS or (job.rule not in LARGE and out["size"] <= 1000 * limit)
+
+    root = repository(Path.cwd())
+    print(publish(open_study().ledger, root / "data/published", [root, *root.glob("studies/*")], is_kept))
 
 
 def _collect(delete: bool, days: float, clones: Sequence[Path]) -> None:

@@ -59,6 +59,11 @@ def _empty_section(value: Any) -> Any:
     return {} if value is None else value
 
 
+def _as_list(value: Any) -> Any:
+    """One name for a list of it, an empty one for none."""
+    return [value] * bool(value) if isinstance(value, str) else value
+
+
 DatasetName = Annotated[str, _known("datasets")]
 ModelName = Annotated[str, _known("models")]
 SchemeName = Annotated[str, _known("schemes")]
@@ -221,9 +226,9 @@ class Resources(Section):
 
 
 class Ledger(Section):
-    """Where results are looked for beside the cache: a remote's name in DVC's settings, or empty."""
+    """Where results are looked for beside the cache: names of remotes in DVC's settings, asked in this order."""
 
-    remote: str
+    remote: Annotated[list[str], BeforeValidator(_as_list), UNIQUE]
 
 
 class Params(Section):
@@ -248,7 +253,10 @@ class Params(Section):
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """The settings as nested dicts with the keys that the file writes; epsilons are numbers, null sections {}."""
+        """The settings as nested dicts with the keys that the file writes.
+
+        Epsilons are numbers, null sections {}, remotes a list.
+        """
         return self.model_dump(exclude_unset=True)
 
     def settings_of(self, attack: str) -> dict[str, Any]:

@@ -94,6 +94,7 @@ def test_values_are_what_the_file_writes_with_epsilons_as_numbers(load):
     expected["defenses"]["hard"]["epsilon"] = expected["evaluation"]["headline_epsilon"]["linf"] = 8 / 255
     expected["evaluation"]["epsilons"]["linf"] = [0.0, 8 / 255, 16 / 255]
     expected["attacks"]["noise"] = {}
+    expected["ledger"]["remote"] = []
     assert params.values == expected
     assert params.written == WRITTEN
     assert params.evaluation.epsilons == {"linf": [0.0, 8 / 255, 16 / 255]}
@@ -402,12 +403,14 @@ def test_settings_and_plan_need_no_torch():
     "key, value, sentence",
     [
         ("ledger", ..., "ledger: is missing, expected a value"),
-        ("ledger.remote", None, "ledger.remote: None should be a valid string"),
+        ("ledger.remote", None, "ledger.remote: None should be a valid list"),
+        ("ledger.remote", ["store", "store"], "ledger.remote: ['store', 'store'] should name 'store' only once"),
         ("ledger.remotes", "store", "ledger.remotes: unknown key, did you mean 'remote'?"),
     ],
 )
-def test_the_remote_is_the_name_of_one_or_empty(load, faults, key, value, sentence):
-    assert load(**{"ledger.remote": "store"}).ledger.remote == "store"
+def test_the_remotes_are_a_name_or_some_or_none(load, faults, key, value, sentence):
+    for written, meant in (("store", ["store"]), (["b", "a"], ["b", "a"]), ("", []), ([], [])):
+        assert load(**{"ledger.remote": written}).ledger.remote == meant
     assert faults(**{key: value}) == [f"params.yaml: {sentence}"]
 
 

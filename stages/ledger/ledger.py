@@ -6,7 +6,8 @@ All paths of jobs are relative to the working directory, which is the study's fo
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -28,6 +29,7 @@ from stages.ledger.runcache import (
 )
 
 CHECKPOINTS = Path(".checkpoints")
+NAMED = 5  # jobs that a sentence names
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class Assessment:
 
     current: dict[Job, Record]  # its outputs are in place
     restorable: dict[Job, Record]  # the cache holds its outputs
-    stale: tuple[Job, ...]  # it has to run, since it or what it reads from changed, or nothing is known about it
+    known: dict[Job, Record]  # its outputs are nowhere at hand, but a record names them, and nobody asks for more
+    stale: tuple[Job, ...]  # it has to run: it or what it reads from changed, no record is known, or it is needed
+    needed: dict[Job, Record]  # of the stale: a record names its outputs, and somebody asks for their content
     locked: dict[str, Record]  # what dvc.lock says, by job name
 
 
@@ -50,7 +54,7 @@ class Ledger:
         project: Path,
         libraries: Iterable[str] = (),
         plots: list[dict[str, Any]] | None = None,
-        remote: str = "",
+        remotes: Sequence[str] = (),
     ) -> None:
         """
         Args:
@@ -59,7 +63,7 @@ class Ledger:
             project: the folder from which the code is imported.
             libraries: distributions whose version is part of the code that imports them.
             plots: the top-level `plots` of dvc.yaml.
-            remote: the DVC remote that is asked for what the cache lacks, if any.
+            remotes: the DVC remotes that are asked, one after the other, for what the cache lacks.
 
         Raises:
             FileNotFoundError: the working directory is in no repository that DVC was initialised in.
@@ -69,7 +73,7 @@ class Ledger:
         self.params = params
         self.plots = plots or []
         self.sources = Sources(project, libraries)
-        self.cache = RunCache(cache_folder(root), _open(root, remote) if remote else None)
+        self.cache = RunCache(cache_folder(root), _open(root, remotes) if remotes else ())
         self.digests = Digests(root / ".dvc/tmp/digests")
         self._code: dict[str, str] = {}
 
@@ -77,6 +81,15 @@ class Ledger:
     def makers(self) -> dict[str, Job]:
         """The job that makes each file."""
         return {path: job for job in self.jobs for path in job.products}
+
+    @cached_property
+    def targets(self) -> tuple[str, ...]:
+        """The files that no job reads."""
+        return tuple(path for path in self.makers if path not in self._read)
+
+    @cached_property
+    def _read(self) -> frozenset[str]:
+        return frozenset(path for job in self.jobs for path in job.inputs)
 
     # The generated files
 
@@ -190,13 +203,17 @@ class Ledger:
                     "run `snakemake` again, and one at a time in a folder"
                 )
 
-    def compute_again(self, job: Job, compute: "Compute") -> list[str]:
-        """Compute a job beside its outputs, which stay; the products that came out different from those in place."""
+    def compute_again(self, job: Job, compute: "Compute", record: Record) -> list[str]:
+        """Compute a job beside its outputs, which stay; the products that came out different from those in place, or
+        from what the record says of those that are not.
+        """
         with Outputs(job, CHECKPOINTS / partial(f"{job.name}.safetensors").name) as outputs:
             try:
                 compute(outputs)
                 outputs.check()
-                return [path for path in job.products if md5(outputs.path(path)) != md5(path)]
+                recorded = _digests(record)
+                before = {path: md5(path) if os.path.isfile(path) else recorded[path] for path in job.products}
+                return [path for path in job.products if md5(outputs.path(path)) != before[path]]
             finally:
                 outputs.checkpoint.unlink(missing_ok=True)
 
@@ -206,35 +223,69 @@ class Ledger:
 
     # All jobs
 
-    def assess(self) -> Assessment:
-        """Which results are in place, in the cache, or to be computed; changes nothing.
+    def assess(self, needed: Collection[str] = ()) -> Assessment:
+        """Which results are in place, in the cache, known by a record alone, or to be computed; changes nothing.
 
-        A result in place stays if any record vouches for it; else dvc.lock, then the newest record is restored.
+        A result in place stays if any record vouches for it; else dvc.lock, then the newest record is restored. What is
+        at hand nowhere has to be computed only if somebody asks for its content; a record is enough for the keys of
+        what follows.
+
+        Args:
+            needed: files whose content is asked for, beside what jobs make of which nobody reads anything, and what
+                jobs read that have to run.
         """
         locked = dvcfiles.read_lock()
-        known: dict[str, dict[str, Any]] = {}  # the files as they will be once everything restorable is restored
-        current, restorable, stale = {}, {}, []
+        files: dict[str, dict[str, Any]] = {}  # as they will be once everything is restored and computed
+        found: dict[str, dict[Job, Record]] = {"current": {}, "restorable": {}, "known": {}}
+        stale: set[Job] = set()
         for job in self.jobs:
-            inputs = [known.get(path) if path in self.makers else self.digests(path) for path in sorted(job.inputs)]
+            inputs = [files.get(path) if path in self.makers else self.digests(path) for path in sorted(job.inputs)]
             record = None
             if None not in inputs:
-                record, in_place = self._choose(job, self.wanted_of(job, inputs), locked.get(job.name))
+                record, where = self._choose(job, self.wanted_of(job, inputs), locked.get(job.name))
             if record is None:
-                stale.append(job)
+                stale.add(job)
                 continue
-            (current if in_place else restorable)[job] = record
-            known |= {out["path"]: out for out in record["outs"]}
-        return Assessment(current, restorable, tuple(stale), locked)
+            found[where][job] = record
+            files |= {out["path"]: out for out in record["outs"]}
+        required = self._required(found["known"], stale, needed)
+        return Assessment(
+            current=found["current"],
+            restorable=found["restorable"],
+            known={job: record for job, record in found["known"].items() if job not in required},
+            stale=tuple(job for job in self.jobs if job in stale or job in required),
+            needed={job: record for job, record in found["known"].items() if job in required},
+            locked=locked,
+        )
 
-    def _choose(self, job: Job, wanted: Record, locked: Record | None) -> tuple[Record | None, bool]:
-        """The record to go by, if any, and whether its outputs are in place."""
+    def _choose(self, job: Job, wanted: Record, locked: Record | None) -> tuple[Record | None, str]:
+        """The record to go by, if any, and where its outputs are, in the words of an assessment."""
         in_lock = [locked] if locked and same_origin(locked, wanted) and _paths(locked) == list(job.products) else []
         candidates = []
         for record in chain(in_lock, self.cache.find(wanted, job.products)):
             if outs := self.in_place(record):
-                return {**wanted, "outs": outs}, True  # sizes and the like, which no name vouches for, from the files
+                # Sizes and the like, which no name vouches for, from the files.
+                return {**wanted, "outs": outs}, "current"
             candidates.append(record)
-        return next(filter(self.cache.holds, candidates), None), False
+        for record in filter(self.cache.holds, candidates):
+            return record, "restorable"
+        return next(iter(candidates), None), "known"
+
+    def _required(self, known: Collection[Job], stale: Collection[Job], needed: Collection[str]) -> set[Job]:
+        """The known jobs that have to run all the same, since somebody asks for what they make."""
+        asked = set(needed)
+        required = set()
+        for job in reversed(self.jobs):
+            is_last = self._read.isdisjoint(job.products)
+            if job in known and (is_last or not asked.isdisjoint(job.products)):
+                required.add(job)
+            if job in stale or job in required:
+                asked.update(job.inputs)
+        return required
+
+    def has_inputs(self, job: Job) -> bool:
+        """Whether all that a job reads is in the working directory."""
+        return all(map(os.path.isfile, job.inputs))
 
     def in_place(self, record: Record) -> list[dict[str, Any]]:
         """The outputs in the working directory, none unless all are those of a record."""
@@ -242,22 +293,27 @@ class Ledger:
         same = (file is not None and file["md5"] == out["md5"] for file, out in zip(files, record["outs"], strict=True))
         return files if all(same) else []
 
-    def restore(self) -> tuple[Assessment, int, int]:
-        """Restore all that the cache and the remote hold.
+    def restore(self, needed: Collection[str] = ()) -> tuple[Assessment, int, int]:
+        """Restore all that the cache and the remotes hold. Files that are not what a known result's record says, which
+        are those of other settings, go.
+
+        Args:
+            needed: as for `assess`.
 
         Returns:
-            What is left to do, how many jobs were restored, and how many of these needed the remote.
+            What is left to do, how many jobs were restored, and how many of these needed a remote.
         """
         restored: set[Job] = set()
         fetched: set[Job] = set()
-        # A content found damaged or gone makes its job stale, hence again until nothing is left to restore.
-        while (assessment := self.assess()).restorable:
+        # A content found damaged or gone makes its job known or stale, hence again until nothing is left to restore.
+        while (assessment := self.assess(needed)).restorable:
             for job, record in assessment.restorable.items():
                 local = self.cache.is_local(record)
                 if self.cache.check_out(record):
                     restored.add(job)
                     fetched |= set() if local else {job}
         self._refill(assessment.current.values())
+        self._remove_others(assessment.known.values())
         return assessment, len(restored), len(fetched)
 
     def _refill(self, records: Iterable[Record]) -> None:
@@ -267,11 +323,23 @@ class Ledger:
                 if not self.cache.has(record):
                     self.cache.keep(record)
 
+    def _remove_others(self, records: Iterable[Record]) -> None:
+        for out in (out for record in records for out in record["outs"]):
+            file = self.digests(out["path"])
+            if file and file["md5"] != out["md5"]:
+                os.unlink(out["path"])
+
     def write_lock(self, assessment: Assessment) -> None:
-        """Write dvc.lock, where a stale job keeps its last record."""
-        records = {job.name: assessment.current.get(job, assessment.locked.get(job.name)) for job in self.jobs}
+        """Write dvc.lock, where a job that is not in place keeps the record that is known, or else its last one.
+
+        A result that is not what its record said is told: the record may be of another machine, and what follows from
+        it is no longer what it was.
+        """
+        recorded = {**assessment.current, **assessment.known, **assessment.needed}
+        records = {job.name: recorded.get(job, assessment.locked.get(job.name)) for job in self.jobs}
         records = {name: record for name, record in records.items() if record}
         if records != assessment.locked:
+            _tell_other_bytes(records, assessment.locked)
             dvcfiles.write_lock(records)
         self.digests.remember()
 
@@ -316,10 +384,10 @@ class Outputs:
 Compute = Callable[[Outputs], None]
 
 
-def _open(root: Path, remote: str) -> Any:
+def _open(root: Path, remotes: Sequence[str]) -> tuple[Any, ...]:
     from stages.ledger.remote import Remote  # most jobs need none
 
-    return Remote(root, remote)
+    return tuple(Remote(root, name) for name in remotes)
 
 
 def _outdated(path: str, source: str) -> str:
@@ -328,6 +396,25 @@ def _outdated(path: str, source: str) -> str:
 
 def _made_by(job: Job | None) -> str:
     return f"it from `{job.command}`" if job else "it to be there"
+
+
+def _tell_other_bytes(records: Mapping[str, Record], locked: Mapping[str, Record]) -> None:
+    different = [
+        name
+        for name, record in records.items()
+        if name in locked and _digests(record) != _digests(locked[name]) and same_origin(record, locked[name])
+    ]
+    if different:
+        others = f" and {len(different) - NAMED} others" if len(different) > NAMED else ""
+        print(
+            f"different: {', '.join(different[:NAMED])}{others} came out with other bytes than {dvcfiles.LOCK} said: "
+            "what follows runs on these, now or in the next run",
+            file=sys.stderr,
+        )
+
+
+def _digests(record: Record) -> dict[str, str]:
+    return {out["path"]: out["md5"] for out in record["outs"]}
 
 
 def _paths(record: Record) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 Answer = TypeVar("Answer")
 
 PATIENCE = 3  # troubles after which a remote is not asked again
-GIVEN_UP = "LEDGER_REMOTE_GIVEN_UP"  # names it to the processes started from this one: they ask it nothing either
+GIVEN_UP = "LEDGER_REMOTES_GIVEN_UP"  # names them, a line each, to processes started from this one: they ask nothing
 SILENCE = 60.0  # seconds without an answer, or without another byte of a download, after which it is not asked again
 MODIFIED = ("mtime", "LastModified", "last_modified", "modified")  # names of one thing in the remotes' listings
 
@@ -37,7 +37,7 @@ class Remote:
         """
         self.root = root
         self.name = name
-        self._troubles = PATIENCE if os.environ.get(GIVEN_UP) == name else 0
+        self._troubles = PATIENCE if name in _given_up() else 0
         self._listed: dict[str, dict[str, dict[str, Any]]] = {}  # by folder, then by name: what a listing tells
 
     @property
@@ -142,7 +142,7 @@ class Remote:
 
     def _give_up(self) -> None:
         self._troubles = PATIENCE
-        os.environ[GIVEN_UP] = self.name
+        os.environ[GIVEN_UP] = "\n".join({*_given_up(), self.name})
 
     def _tell(self, sentence: str) -> None:
         print(f"remote {self.name!r} {sentence}.", file=sys.stderr)
@@ -175,6 +175,10 @@ def _answer(question: Callable[[], Answer], progress: Callable[[], Any]) -> Answ
             if error:
                 raise error
             return answer
+
+
+def _given_up() -> set[str]:
+    return set(os.environ.get(GIVEN_UP, "").splitlines())
 
 
 def _size(path: Path) -> int:

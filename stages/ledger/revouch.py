@@ -4,6 +4,7 @@ Any edit beyond comments changes the digest of the code and makes what it comput
 computing everything again would tell little more than a sample does.
 """
 
+import os
 import random
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
@@ -17,25 +18,30 @@ from stages.ledger.verify import tell_difference
 
 @dataclass(frozen=True)
 class Vouched:
-    """A job of which nothing but the code changed since its record, and whose outputs are in place."""
+    """A job of which nothing but the code changed since its record, and whose outputs are in place or known by it."""
 
     job: Job
     record: Record  # under the code as it is now
+    in_place: bool
 
 
 def candidates(ledger: Ledger, rules: Container[str] = ()) -> Iterator[Vouched]:
     """The jobs (of these rules, or of all) whose results could be carried over, in the plan's order."""
     locked = dvcfiles.read_lock()
+    recorded = {out["path"]: out for record in locked.values() for out in record["outs"]}
     for job in ledger.jobs:
         if rules and job.rule not in rules:
             continue
         record = locked.get(job.name)
-        inputs = [ledger.digests(path) for path in sorted(job.inputs)]
-        if record is None or None in inputs or not (outs := ledger.in_place(record)):
+        inputs = [ledger.digests(path) or recorded.get(path) for path in sorted(job.inputs)]
+        if record is None or None in inputs:
+            continue
+        outs = ledger.in_place(record)
+        if not outs and any(os.path.exists(out["path"]) for out in record["outs"]):
             continue
         wanted = ledger.wanted_of(job, inputs)
         if not same_origin(record, wanted) and same_origin(_without_code(record), _without_code(wanted)):
-            yield Vouched(job, {**wanted, "outs": outs})
+            yield Vouched(job, {**wanted, "outs": outs or record["outs"]}, bool(outs))
 
 
 def revouch(
@@ -60,23 +66,29 @@ def revouch(
     if not found:
         print("Nothing to carry over: no result differs from what is wanted in its code alone")
         return True
-    drawn = _draw(found, count, random.Random(seed))
+    computable = [vouched for vouched in found if ledger.has_inputs(vouched.job)]
+    if not computable:
+        print(f"Nothing was carried over: of {len(found)} results none has its inputs here, to be computed again")
+        return False
+    drawn = _draw(computable, count, random.Random(seed))
     codes = {vouched.job.code for vouched in found}
     different = [
         vouched
         for vouched in drawn
-        if tell_difference(vouched.job, ledger.compute_again(vouched.job, compute(vouched.job)))
+        if tell_difference(vouched.job, ledger.compute_again(vouched.job, compute(vouched.job), vouched.record))
     ]
     covered = {vouched.job.code for vouched in drawn}
     print(
         f"{len(drawn) - len(different)} of {len(drawn)} came out the same, byte for byte "
-        f"(drawn from {len(found)} with --seed {seed}; they cover {len(covered)} of {len(codes)} changed codes)"
+        f"(drawn from {len(computable)} with --seed {seed}; they cover {len(covered)} of {len(codes)} changed codes)"
     )
     if different:
         print("Nothing was carried over: run `snakemake` to compute all of them")
         return False
     for vouched in found:
-        if not ledger.cache.keep(vouched.record):
+        if not vouched.in_place:
+            ledger.cache.add(vouched.record)
+        elif not ledger.cache.keep(vouched.record):
             raise ValueError(f"{vouched.job.name}: its files are not what dvc.lock says: run `make verify` first")
     ledger.write_generated()
     ledger.write_lock(ledger.assess())

@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,21 +94,23 @@ class RunCache:
     """Records and the contents they name, under one folder that several studies and users may share."""
 
     folder: Path
-    remote: "Remote | None" = None  # asked for what the folder lacks
+    remotes: "Sequence[Remote]" = ()  # asked, one after the other, for what the folder lacks
     _good: set[str] = field(default_factory=set)  # contents that this process found to be what their names say
-    _not_fetched: set[str] = field(default_factory=set)  # contents that the remote failed to deliver
+    _not_fetched: set[str] = field(default_factory=set)  # contents that no remote delivered
 
     def find(self, wanted: Record, products: Iterable[str]) -> Iterator[Record]:
-        """Records of what is wanted, without damaged ones: the folder's, the newest first, then the remote's."""
+        """Records of what is wanted, without damaged ones: the folder's, the newest first, then the remotes'."""
         key = record_key(wanted, products)
         local = self._stored(key)
         yield from _fitting(wanted, ((path.name, content) for path, content in local))
-        if self.remote:
-            known = {path.name for path, _ in local}
-            yield from _fitting(wanted, (found for found in self.remote.records(key) if found[0] not in known))
+        known = {path.name for path, _ in local}
+        for remote in self.remotes:
+            found = [(name, content) for name, content in remote.records(key) if name not in known]
+            known.update(name for name, _ in found)
+            yield from _fitting(wanted, found)
 
     def holds(self, record: Record) -> bool:
-        """Whether the contents of all outputs are there and whole, or else in place or in the remote."""
+        """Whether the contents of all outputs are there and whole, or else in place or in a remote."""
         return all(
             self._is_good(out["md5"]) or _is_in_place(out) or self._is_remote(out["md5"]) for out in record["outs"]
         )
@@ -131,8 +133,8 @@ class RunCache:
         return {part: described[part] for part in ("hash", "md5", "size")}
 
     def add(self, record: Record) -> None:
-        """Keep a record whose contents are stored already: a record must never promise what is not there."""
-        path = self._path(record)
+        """Keep a record. Contents that are at hand are stored before, so that it promises no more than there is."""
+        path = self.record(record)
         staged = self.folder / "tmp" / partial(path.parent).name
         try:
             write_whole(staged / path.name, json.dumps(record, indent=1) + "\n")
@@ -147,7 +149,7 @@ class RunCache:
 
     def has(self, record: Record) -> bool:
         """Whether a record and its contents are there, without a look into them."""
-        return self._path(record).is_file() and all(self.content(out["md5"]).is_file() for out in record["outs"])
+        return self.record(record).is_file() and all(self.content(out["md5"]).is_file() for out in record["outs"])
 
     def keep(self, record: Record) -> bool:
         """Keep a record and its outputs, which are in place; nothing, and False, where one is not what it says."""
@@ -160,13 +162,13 @@ class RunCache:
 
     def check_out(self, record: Record) -> bool:
         """Copy all outputs to their paths (relative to the working directory), or none: False where the content of one
-        is neither in the folder nor in the remote. Damaged contents are set aside.
+        is neither in the folder nor in a remote. Damaged contents are set aside.
         """
         copies = {Path(out["path"]): partial(out["path"]) for out in record["outs"]}
         try:
             if not all(map(self._copy, record["outs"], copies.values())):
                 return False
-            if self.remote and not self._path(record).is_file():
+            if self.remotes and not self.record(record).is_file():
                 with suppress(OSError):  # a cache that may only be read
                     self.add(record)
             for path, copy in copies.items():
@@ -205,8 +207,12 @@ class RunCache:
         """Where the content with that MD5 lies if it is there."""
         return self.folder / "files/md5" / digest[:2] / digest[2:]
 
+    def record(self, record: Record) -> Path:
+        """Where a record lies if it is there."""
+        return self._records(_key(record)) / _sha256(record)
+
     def _copy(self, out: dict[str, Any], copy: Path) -> bool:
-        """Copy a content from the folder, else from its place (git's tables are in no remote), else from the remote.
+        """Copy a content from the folder, else from its place (git's tables are in no remote), else from a remote.
 
         Whether the copy is there and whole.
         """
@@ -222,12 +228,13 @@ class RunCache:
             shutil.copyfile(out["path"], copy)
             if md5(copy) == digest:
                 return True
-        if self.remote and self.remote.fetch(digest, copy):
-            if md5(copy) == digest:
-                with suppress(OSError):  # a cache that may only be read
-                    self._keep(copy, digest)
-                return True
-            print(f"damaged: what the remote {self.remote.name!r} holds as {digest}: not used", file=sys.stderr)
+        for remote in self.remotes:
+            if remote.fetch(digest, copy):
+                if md5(copy) == digest:
+                    with suppress(OSError):  # a cache that may only be read
+                        self._keep(copy, digest)
+                    return True
+                print(f"damaged: what the remote {remote.name!r} holds as {digest}: not used", file=sys.stderr)
         self._not_fetched.add(digest)
         return False
 
@@ -244,7 +251,7 @@ class RunCache:
         return False
 
     def _is_remote(self, digest: str) -> bool:
-        return self.remote is not None and digest not in self._not_fetched and self.remote.holds(digest)
+        return digest not in self._not_fetched and any(remote.holds(digest) for remote in self.remotes)
 
     def _set_aside(self, path: Path) -> bool:
         aside = self.folder / "damaged" / f"{path.parent.name}{path.name}"  # of a content: its MD5
@@ -265,7 +272,7 @@ class RunCache:
     def _mark_used(self, record: Record) -> None:
         """Tell garbage collection, by the time of access; that of modification says which record is the newest."""
         with suppress(OSError):  # another user's, or a cache that may only be read
-            path = self._path(record)
+            path = self.record(record)
             os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
     def _stored(self, key: str) -> list[tuple[Path, bytes]]:
@@ -275,9 +282,6 @@ class RunCache:
             with suppress(FileNotFoundError):  # another process may remove it meanwhile
                 found.append((path.stat().st_mtime_ns, path, path.read_bytes()))
         return [(path, content) for _, path, content in sorted(found, reverse=True)]
-
-    def _path(self, record: Record) -> Path:
-        return self._records(_key(record)) / _sha256(record)
 
     def _records(self, key: str) -> Path:
         return self.folder / "runs" / key[:2] / key

@@ -7,7 +7,7 @@ forced by name. A dry run therefore changes nothing at all.
 import atexit
 import contextlib
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,14 +43,15 @@ class Schedule:
             name = wildcards.item if item is None else item
             if (rule, name) not in self.jobs:
                 raise ValueError(f"params.yaml asks for no {rule} of {name!r}, expected one of the plan's jobs.")
-            return self._visible(self.jobs[rule, name].inputs)
+            job = self.jobs[rule, name]
+            made_anew, _ = self._settled
+            return self._visible(job.inputs, runs=not made_anew.isdisjoint(job.products))
 
         return inputs_of
 
     def targets(self, wildcards: Any) -> list[str]:
         """All files that no other job reads."""
-        read = {path for job in self.ledger.jobs for path in job.inputs}
-        targets = self._visible([path for path in self.ledger.makers if path not in read])
+        targets = self._visible(self.ledger.targets, runs=True)
         return targets or [ancient(PARAMS)]  # Snakemake would run a rule without any input
 
     def finish(self, succeeded: bool) -> None:
@@ -61,33 +62,42 @@ class Schedule:
         if succeeded and not assessment.stale:
             self._summarise_at_exit()
 
-    def _visible(self, paths: Collection[str]) -> list[str]:
-        """Inputs for Snakemake: it runs whoever reads what a job that runs makes, and minds no other file's time."""
-        made_anew, as_good_as_there = self._settled
-        return [path if path in made_anew else ancient(path) for path in paths if path not in as_good_as_there]
+    def _visible(self, paths: Collection[str], runs: bool) -> list[str]:
+        """Inputs for Snakemake: it runs whoever reads what a job that runs makes, and minds no other file's time.
+
+        A job that does not run need not know of inputs that are made anew, since only their content was missing.
+        """
+        made_anew, out_of_sight = self._settled
+        if not runs:
+            return [ancient(path) for path in paths if path not in made_anew and path not in out_of_sight]
+        return [path if path in made_anew else ancient(path) for path in paths if path not in out_of_sight]
 
     @cached_property
     def _settled(self) -> tuple[frozenset[str], frozenset[str]]:
-        """The products of jobs that run, and those that a dry run leaves in the cache.
+        """The products of jobs that run, and those that nobody asks for or that a dry run leaves in the cache.
 
         Restores what can be restored and forces what is stale, once, when Snakemake asks for the first inputs.
 
         Not when it reads the Snakefile: only now is it known whether jobs are going to run. A dry run restores nothing;
-        there it is the files that a real run would restore, which Snakemake then need not know about.
+        there it is the files that a real run would restore, too, which Snakemake then need not know about.
         """
         if not self.workflow.is_main_process:
             return frozenset(), frozenset()
+        forced = self._forced()
+        needed = {path for job in forced for path in (*job.inputs, *job.products)} | self.workflow.dag.targetfiles
         with _telling():
-            assessment, restored, fetched = self.ledger.restore() if self._runs_jobs else (self.ledger.assess(), 0, 0)
             if self._runs_jobs:
+                assessment, restored, fetched = self.ledger.restore(needed)
                 self.ledger.write_generated()
                 self.ledger.write_lock(assessment)
-        made_anew = self._made_anew(assessment.stale)
+            else:
+                assessment, restored, fetched = self.ledger.assess(needed), 0, 0
+        made_anew = _products([*assessment.stale, *forced])
         self.workflow.dag.forcefiles.update(made_anew)
         if self._runs_jobs and not made_anew:
             self._summarise_at_exit()  # Snakemake calls onsuccess only after it ran a job
         self._tell(assessment, restored, fetched)
-        return made_anew, frozenset(out["path"] for record in assessment.restorable.values() for out in record["outs"])
+        return made_anew, _products([*assessment.known, *assessment.restorable])
 
     def _tell(self, assessment: Assessment, restored: int, fetched: int) -> None:
         remote = [record for record in assessment.restorable.values() if not self.ledger.cache.is_local(record)]
@@ -97,23 +107,26 @@ class Schedule:
             f"{fetched} fetched",
             f"{len(assessment.restorable) - len(remote)} would be restored",
             f"{len(remote)} would be fetched",
+            f"{len(assessment.known)} known, without their content",
             f"{len(assessment.stale)} to run",
         ]
         print(f"Jobs: {', '.join(part for part in parts if not part.startswith('0 '))}.", file=sys.stderr)
 
-    def _made_anew(self, stale: Collection[Job]) -> frozenset[str]:
-        """The products of stale jobs, of those forced on the command line, and of all that follow from these.
+    def _forced(self) -> list[Job]:
+        """The jobs that are forced on the command line, and all that follow from these.
 
         All of them, since Snakemake overlooks a forced job behind one that is up to date behind one that runs.
         """
         dag = self.workflow.dag
         forced_rules = {rule.name for rule in dag.forcerules}
-        made: set[str] = {path for job in stale for path in job.products}
+        forced: list[Job] = []
+        made: set[str] = set()
         for job in self.ledger.jobs:
-            forced = job.rule in forced_rules or not dag.forcefiles.isdisjoint(job.products)
-            if forced or not made.isdisjoint(job.inputs):
+            named = job.rule in forced_rules or not dag.forcefiles.isdisjoint(job.products)
+            if named or not made.isdisjoint(job.inputs):
+                forced.append(job)
                 made.update(job.products)
-        return frozenset(made)
+        return forced
 
     @property
     def _runs_jobs(self) -> bool:
@@ -127,6 +140,10 @@ class Schedule:
                 self.summarise()
 
         atexit.register(summarise)  # so that Snakemake's own closing lines come before it
+
+
+def _products(jobs: Iterable[Job]) -> frozenset[str]:
+    return frozenset(path for job in jobs for path in job.products)
 
 
 @contextlib.contextmanager

@@ -31,11 +31,13 @@ def verify_bytes(ledger: Ledger) -> int:
     contents = {out["md5"] for out in outs}
     damaged = sum(map(ledger.cache.set_aside_damaged, sorted(contents)))
     damaged += sum(map(ledger.cache.set_aside_damaged_records, locked))
-    held = sum(ledger.cache.content(digest).is_file() for digest in contents)
+    held = {digest for digest in contents if ledger.cache.content(digest).is_file()}
     here = len(files) - files.count(None) - len(differing)
+    absent = sum(file is None and out["md5"] not in held for out, file in zip(outs, files, strict=True))
     print(
         f"{here} of {len(outs)} files are in place and what dvc.lock says, "
-        f"{held} of {len(contents)} contents are in the cache"
+        f"{len(held)} of {len(contents)} contents are in the cache"
+        + (f"; {absent} files are in neither and were not checked" if absent else "")
     )
     return len(differing) + damaged
 
@@ -46,7 +48,7 @@ def verify_results(
     """Compute a random sample of results again, from their inputs in place, and name those that come out different.
 
     Args:
-        results: the jobs to draw from; those that are not up to date are left out.
+        results: the jobs to draw from; those that are not up to date, or whose inputs are not in place, are left out.
         compute: how to compute a job.
         count: how many to draw.
 
@@ -54,14 +56,17 @@ def verify_results(
         The number of results that differ.
     """
     current = ledger.assess().current
-    candidates = [job for job in results if job in current]
+    up_to_date = [job for job in results if job in current]
+    candidates = [job for job in up_to_date if ledger.has_inputs(job)]
     drawn = random.Random(seed).sample(candidates, min(count, len(candidates)))
-    different = sum(tell_difference(job, ledger.compute_again(job, compute(job))) for job in drawn)
+    different = sum(tell_difference(job, ledger.compute_again(job, compute(job), current[job])) for job in drawn)
     print(
         f"{len(drawn) - different} of {len(drawn)} results came out the same, byte for byte, when computed again",
         end="",
     )
-    print(f" ({len(drawn)} drawn from {len(candidates)} with --seed {seed})")
+    lacking = len(up_to_date) - len(candidates)
+    uncheckable = f"; {lacking} others cannot be, since their inputs are not here" if lacking else ""
+    print(f" ({len(drawn)} drawn from {len(candidates)} with --seed {seed}{uncheckable})")
     return different
 
 

@@ -1,7 +1,7 @@
 """A repository with a plan of three jobs in a row, or of many, computed by functions of the tests."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pytest
@@ -49,10 +49,11 @@ class Bench:
         self.folder = folder
         self.jobs = jobs
         self.params = {"first": 3, "second": {"factor": 0.00001}}
+        self.remotes: Sequence[str] = ()
         self.computed: list[str] = []
 
     def ledger(self) -> Ledger:
-        return Ledger(self.jobs, self.params, self.folder)
+        return Ledger(self.jobs, self.params, self.folder, remotes=self.remotes)
 
     def produce(self, job: Job, text: str | None = None, **options: bool) -> bool:
         """Compute a job: every product holds `text`, by default its name, settings and inputs."""
@@ -70,17 +71,28 @@ class Bench:
         for job in self.jobs:
             self.produce(job)
 
-    def run(self) -> None:
-        """What `snakemake` does: restore, run what is stale, write dvc.lock."""
-        assessment, *_ = self.ledger().restore()
+    def run(self, needed: Collection[str] = ()) -> None:
+        """What `snakemake` does: restore, run what is stale, write dvc.lock before and after that."""
+        ledger = self.ledger()
+        assessment, *_ = ledger.restore(needed)
+        ledger.write_lock(assessment)
         for job in assessment.stale:
             self.produce(job)
         ledger = self.ledger()
         ledger.write_lock(ledger.assess())
 
+    @property
+    def everything(self) -> list[str]:
+        """All files that jobs make."""
+        return [path for job in self.jobs for path in job.products]
+
     def files(self) -> dict[str, str]:
         """All files in data/ and what they hold."""
         return {path.name: path.read_text() for path in sorted((self.folder / "data").iterdir())}
+
+    def files_of(self, *names: str) -> dict[str, str]:
+        """Some files in data/ and what they hold."""
+        return {name: (self.folder / "data" / name).read_text() for name in names}
 
     def bytes_in(self, *folders: str) -> dict[str, bytes]:
         """All files below folders of the repository and what they hold."""

@@ -92,7 +92,7 @@ def test_harm_in_the_cache_is_found_told_set_aside_and_mended(grid, capsys, how)
         Path("dvc.lock").unlink()
         capsys.readouterr()
         grid.computed.clear()
-        grid.run()
+        grid.run(grid.everything)
 
         told = capsys.readouterr().err
         assert grid.bytes_in("data") == made
@@ -122,14 +122,14 @@ def test_a_dry_look_says_what_a_run_then_does_and_changes_nothing(grid, seed):
     if seed % 2:
         Path("dvc.lock").unlink()
     before = everything()
-    looked = grid.ledger().assess()
+    looked = grid.ledger().assess(grid.everything)
     assert everything() == before
     assert looked.restorable and looked.stale
 
-    assessment, restored, fetched = grid.ledger().restore()
+    assessment, restored, fetched = grid.ledger().restore(grid.everything)
     assert (assessment.stale, restored, fetched) == (looked.stale, len(looked.restorable), 0)
     assert assessment.current.keys() == looked.current.keys() | looked.restorable.keys()
-    grid.run()
+    grid.run(grid.everything)
     assert set(grid.computed) <= {job.name for job in looked.stale}
     assert list(grid.ledger().assess().current) == GRID
 

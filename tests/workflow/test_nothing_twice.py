@@ -117,6 +117,11 @@ def test_added_cells_alone_run(computed):
     computed.set(sets=["odd", "prime"])
     computed.snakemake()
     assert computed.computed() == ["report--all"]
+    (computed.folder / "stages/attacks/shift.py").write_text('SALT = "shift"\n')
+    computed.set(attacks={"add": {"step": 0.001}, "sign": None, "shift": None})
+    computed.snakemake()
+    shift = [f"{rule}--{name}-shift" for rule in ("attack", "score") for name in ("odd", "prime")]
+    assert computed.computed() == sorted([*shift, "report--all"])
 
 
 def test_a_comment_or_docstring_in_any_stage_runs_nothing(computed):

@@ -28,6 +28,8 @@ def copy_of_repository(folder):
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     files = subprocess.run(listed, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     for name in filter(None, files.split("\0")):
+        if name.startswith(("data/published/files/", "data/published/runs/")):
+            continue
         if (REPOSITORY / name).is_file():  # deleted files are listed too
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(REPOSITORY / name, folder / name)
@@ -192,3 +194,25 @@ def test_a_wrong_setting_is_refused_in_one_sentence(smoke):
     assert refused.returncode != 0
     assert "params.yaml: attacks.pgd.stepz: unknown key, did you mean 'steps'?" in refused.stdout
     assert "Traceback" not in refused.stdout
+
+
+def test_a_clone_of_a_clone_fetches_what_is_published(smoke, tmp_path):
+    """Networks, scores and probes. The page, which is larger, is made anew from these and the sets that it shows."""
+    assert to_run(smoke) == {}
+    said = smoke.make("publish", "STUDY=smoke")
+    assert said.returncode == 0, said.stdout
+    smoke.commit()
+    source = smoke
+    for name in ("first", "second"):
+        assert source.run("git", "clone", "-q", str(source.folder), str(tmp_path / name)).returncode == 0
+        source = Project(tmp_path / name)
+    would_run = to_run(source)
+    assert would_run.keys() == {"prepare", "attack", "report"}
+    assert would_run["attack"] < sum(
+        path.suffix == ".json" for path in (smoke.folder / STUDY / "data/adversarial").iterdir()
+    )
+    run(source)
+    assert to_run(source) == {}
+    assert "fetched" not in run(source)
+    for path in (smoke.folder / STUDY / "data/results").rglob("*.*"):
+        assert (source.folder / path.relative_to(smoke.folder)).read_bytes() == path.read_bytes()

@@ -30,5 +30,5 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     if not isinstance(written["scale"], int):
         raise ValueError(f"{path}: scale: {written['scale']!r} should be a number.")
     resources = Resources(RESOURCES | written.get("resources", {}))
-    ledger = SimpleNamespace(**{"remote": ""} | written.get("ledger", {}))
+    ledger = SimpleNamespace(remote=[name for name in [written.get("ledger", {}).get("remote")] if name])
     return Params(written, written, written["threads"], resources, ledger)
