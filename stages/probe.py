@@ -23,6 +23,7 @@ from stages.classifier import Classifier
 from stages.datasets.arrays import evaluation_samples
 from stages.datasets.tensors import as_input
 from stages.norms import EPSILON_TOLERANCE
+from stages.randomness import reseed
 from stages.runtime import configure
 from stages.seeds import seed_of
 
@@ -97,12 +98,14 @@ def planted_rows(
 
     Each input has a classifier of its own and so is attacked alone.
     """
+    reseed(classifier, seed_of(name, "last layer"))
     last = last_layer(classifier, inputs)
     label = torch.zeros(1, dtype=torch.int64, device=inputs.device)
     interval = 0.5 if sys.stderr.isatty() else 20
     correct = []
     for place, original in enumerate(tqdm(inputs, desc=f"{name}: planted", unit="sample", mininterval=interval)):
         generator = torch.Generator().manual_seed(seed_of(name, f"plant around sample {place}"))
+        reseed(classifier, seed_of(name, f"features around sample {place}"))
         ball = {"norm": plugin.NORM, "epsilon": epsilon, "digital": digital}
         readout = plant(classifier, original, **ball, margin=last.margin, generator=generator)
         if readout is None:

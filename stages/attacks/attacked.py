@@ -32,6 +32,10 @@ class Attacked(Classifier):
         self.classifier, self.digital, self.eot_samples = classifier, digital, eot_samples
         self.stochastic = classifier.stochastic
 
+    def reseed(self, seed: int) -> None:
+        """Of a random classifier: what it draws from here on depends on the seed."""
+        self.classifier.reseed(seed)
+
     def forward(self, inputs: Tensor) -> Tensor:
         return self._on_grid(self.classifier)(inputs)
 
