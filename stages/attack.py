@@ -47,7 +47,7 @@ def run(task, params, outputs) -> None:
     epsilons = [inf] if minimal else attacked_epsilons(params.epsilons(task.variant.defense, task.attack), plugin)
     digital = evaluation["grid"] == "digital"
     classifier = load_classifier(Path(task.variant.network), device)
-    threat, eot_samples = threat_of(plugin, classifier, evaluation["eot_samples"])
+    threat, eot_samples = threat_of(plugin, classifier, params.eot_samples(task.attack))
     result = craft(
         plugin,
         Attacked(classifier, digital=digital, eot_samples=eot_samples),

@@ -28,12 +28,12 @@ def run(task, params, outputs) -> None:
     """
     device = configure(params)
     variant = task.variant
-    plugin = import_module(f"stages.defenses.{variant.defense}")
+    plugin = import_module(f"stages.defenses.{task.plugin}")
     settings = params.settings_of_defense(variant.defense)
     dataset = load_dataset(Path(f"{variant.prepared}.safetensors"))
-    network, description = load_network(Path(variant.undefended.network))
+    network, description = load_network(Path(task.behind.network))
     description["variant"] = variant.parts
-    description["filter"] = {"defense": variant.defense, "settings": settings}
+    description["filter"] = {"defense": task.plugin, "settings": settings}
     description["history"] = []
 
     torch.manual_seed(seed_of(variant.name, "initialisation"))

@@ -39,7 +39,7 @@ def run(task, params, outputs) -> None:
     samples = evaluation_samples(test.labels, params.samples(task.variant.defense, task.attack))
     classifier = load_classifier(Path(task.variant.network), device)
     digital = evaluation["grid"] == "digital"
-    _, eot_samples = threat_of(plugin, classifier, evaluation["eot_samples"])
+    _, eot_samples = threat_of(plugin, classifier, params.eot_samples(task.attack))
     attacked = Attacked(classifier, digital=digital, eot_samples=eot_samples)
     epsilon = evaluation["headline_epsilon"][plugin.NORM]
     knobs = params.settings_of(task.attack)
