@@ -20,6 +20,10 @@ WORST_CASE = f"{RESULTS}/worst_case.csv"
 
 CLAIMS = f"{RESULTS}/claims.csv"  # of a study that judges a paper's
 
+# Of a study with networks that say how sure they are of a prediction.
+UNCERTAINTY_FIGURES = ("rejection",)
+UNCERTAINTY = f"{RESULTS}/uncertainty.csv"
+
 # Of a study that diagnoses its networks.
 DIAGNOSTIC_FIGURES = ("attribution", "boundary_distance", "gradient_cosine", "quantization_shift")
 DIAGNOSTICS = f"{RESULTS}/diagnostics.csv"
@@ -420,9 +424,18 @@ def _report(params: Params, judgements: list[Task]) -> Task:
         *_files(*dict.fromkeys(variant.prepared for variant, _ in shown)),
     ]
     diagnosed = params.evaluation.diagnose > 0
-    figures = [*FIGURES, *(DIAGNOSTIC_FIGURES if diagnosed else ())]
+    uncertain = any(plugins.constants("defenses", name).get("UNCERTAINTY") for name in params.grid_defenses)
+    figures = [
+        *FIGURES,
+        *(DIAGNOSTIC_FIGURES if diagnosed else ()),
+        *(UNCERTAINTY_FIGURES if uncertain else ()),
+    ]
     claims = [params.report.claims] if params.report.claims else []
-    asked = [*([DIAGNOSTICS] if diagnosed else []), *([CLAIMS] if claims else [])]
+    asked = [
+        *([DIAGNOSTICS] if diagnosed else []),
+        *([UNCERTAINTY] if uncertain else []),
+        *([CLAIMS] if claims else []),
+    ]
     tables = [f"{RESULTS}/results.csv", f"{RESULTS}/variants.csv", WORST_CASE, *asked]
     job = Job(
         item="all",

@@ -214,3 +214,27 @@ def test_an_attacker_is_adaptive_who_goes_round_all_that_there_is(stochastic, dr
     defense = shield.filter((1, 4, 4), layers=["last_hidden"] if stochastic else [], rate=0.2 if stochastic else 0.0)
     classifier = Shielded(torch.nn.Sequential(torch.nn.Flatten(), network), defense, (1, 4, 4), 3)
     assert attack.threat_of(pgd, classifier, draws) == (threat, draws if stochastic else 1)
+
+
+def test_a_report_shows_what_rejection_is_worth(study):
+    attacks = {"pgd": {"steps": 3}, "pgd_evading": {"steps": 3}}
+    budget = {"epsilons": {"linf": [0, "8/255"]}, "headline_epsilon": {"linf": "8/255"}}
+    project = study({"none": None, "shield": SHIELD}, attacks, eot_samples=2, diagnose=0, **budget, extended=False)
+    evaluated(project)
+    project.run("report", "all")
+    folder = Path("data/results")
+    table = pd.read_csv(folder / "uncertainty.csv")
+    assert table["attack"].tolist() == ["pgd", "pgd_evading", "clean"] and set(table["defense"]) == {"shield"}
+    assert "Accuracy of the rest" in (folder / "figures/rejection.svg").read_text()
+    html = (folder / "report.html").read_text()
+    assert "What rejecting uncertain inputs is worth" in html
+    costs = pd.read_csv(folder / "variants.csv").set_index("defense")["filter_operations"]
+    assert costs["shield"] > 0 and pd.isna(costs["none"])
+    rows = pd.read_csv(folder / "results.csv")
+    assert rows.loc[rows["defense"] == "shield", "detected"].notna().any()
+
+
+def test_a_study_without_votes_has_no_figure_of_rejection(study):
+    project = study({"none": None, "feature_squeezing": None})
+    (report,) = (task.job for task in project.tasks.values() if task.job.rule == "report")
+    assert not [product for product in report.products if "rejection" in product or "uncertainty" in product]
