@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--draws", type=int, nargs="+", default=[1, 2, 5, 10, 20, 40])
     parser.add_argument("--attack", choices=list(ATTACKS), default="pgd")
+    parser.add_argument("--last-point", action="store_true", help="of each run instead of the best by its own draws")
     parser.add_argument("--judgements", type=int, default=5, help="fresh draws over which accuracy is averaged")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -60,7 +61,8 @@ def main() -> None:
             epsilons=torch.tensor([options.epsilon], dtype=torch.float64),
             generator=torch.Generator().manual_seed(seed_of("benchmark", "attack")),
             steps=options.steps,
-            step_size=0.1,
+            step_size=2.5 / options.steps,
+            keep_best=not options.last_point,
         )
         return result.inputs[0], (process_time() - start) / len(inputs)
 

@@ -21,7 +21,7 @@ WORST_CASE = f"{RESULTS}/worst_case.csv"
 CLAIMS = f"{RESULTS}/claims.csv"  # of a study that judges a paper's
 
 # Of a study with networks that say how sure they are of a prediction.
-UNCERTAINTY_FIGURES = ("rejection",)
+UNCERTAINTY_FIGURES = ("attackers", "rejection")
 UNCERTAINTY = f"{RESULTS}/uncertainty.csv"
 
 # Of a study that diagnoses its networks.

@@ -22,7 +22,7 @@ from stages.metrics.results import (
 )
 from stages.metrics.uncertainty import uncertainty_table
 from stages.norms import in_order
-from stages.reporting import diagnostics, examples, uncertainty
+from stages.reporting import attackers, diagnostics, examples, uncertainty
 from stages.reporting.distances import distances
 from stages.reporting.figures import FIGURES, groups, svg
 from stages.reporting.page import page
@@ -86,6 +86,10 @@ def _texts(
         figures |= {
             f"{name}.svg": svg([(subject.title, figure(subject)) for subject in curves], "Nothing to draw.")
             for name, figure in uncertainty.FIGURES.items()
+        }
+        figures |= {
+            f"{name}.svg": svg([(group.title, figure(group)) for group in drawn], "Nothing to draw.")
+            for name, figure in attackers.FIGURES.items()
         }
     judged = _judged(settings["report"]["claims"], Evidence(table, scores, diagnosed, variants, headlines))
     if judged is not None:

@@ -226,6 +226,7 @@ def test_a_report_shows_what_rejection_is_worth(study):
     table = pd.read_csv(folder / "uncertainty.csv")
     assert table["attack"].tolist() == ["pgd", "pgd_evading", "clean"] and set(table["defense"]) == {"shield"}
     assert "Accuracy of the rest" in (folder / "figures/rejection.svg").read_text()
+    assert "pgd_evading" in (folder / "figures/attackers.svg").read_text()
     html = (folder / "report.html").read_text()
     assert "What rejecting uncertain inputs is worth" in html
     costs = pd.read_csv(folder / "variants.csv").set_index("defense")["filter_operations"]

@@ -34,13 +34,14 @@ def attack(
     step_size: Positive = 0.1,
     random_start: bool = True,
     restarts: Count = 1,
+    keep_best: bool = True,
 ) -> AttackResult:
     """Sign steps on the gradient of the likeliest wrong class's log-probability, projected onto the ball after each.
 
     inputs: float32 [N, ...] in [0, 1]. labels: int64 [N]. epsilons: [E] or [E, N] in [0, 1], in input units.
     steps: how many. step_size: as a fraction of epsilon. random_start: begin at a uniform draw from the ball.
     restarts: how many runs; each sample keeps the one that ends in an error or else with the highest cross-entropy.
-    A run ends at the error on its way of which the classifier was the surest.
+    keep_best: a run ends at the error on its way of which the classifier was the surest, instead of at its last point.
     Passes a sample: `restarts * (steps + 1)` forward and `restarts * steps` backward, with restarts one more forward
     for each. Success is an error, whether or not it is rejected: scores say both.
     Raises ValueError if inputs or epsilons are outside [0, 1].
@@ -50,7 +51,7 @@ def attack(
         step_size=step_size,
         random_start=random_start,
         restarts=restarts,
-        keep_best=True,
+        keep_best=keep_best,
         loss=confidence_in_an_error,
         scale_logits=False,
     )

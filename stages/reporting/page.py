@@ -14,7 +14,7 @@ from markupsafe import Markup
 from stages.claims.claim import NO, UNDECIDED, YES, Claim, shown
 from stages.metrics.flags import MEANINGS
 from stages.metrics.results import split_flags, variant_names
-from stages.reporting import diagnostics, uncertainty
+from stages.reporting import attackers, diagnostics, uncertainty
 from stages.reporting.diagnostics import Diagnosed
 from stages.reporting.examples import Row
 from stages.reporting.figures import (
@@ -113,6 +113,15 @@ DIAGNOSTIC_SECTIONS = {
 }
 
 # And of networks that say how sure they are.
+ATTACKERS_SECTIONS = {
+    "attackers": (
+        "Attackers",
+        "From the weakest attacker to the strongest",
+        "Accuracy that each attacker leaves at {budgets}. What replayed examples or gradients of single draws alone "
+        "say of a random network is no robustness: look at the last bars. Pale bars are flagged.",
+        "No attack was run at the headline epsilon.",
+    ),
+}
 UNCERTAINTY_SECTIONS = {
     "rejection": (
         "Rejection",
@@ -275,6 +284,8 @@ def _sections(
         for name, section in DIAGNOSTIC_SECTIONS.items():
             drawn[name] = (section, diagnosed, diagnostics.FIGURES[name], diagnostics.description)
     if uncertain:
+        for name, section in ATTACKERS_SECTIONS.items():
+            drawn[name] = (section, groups, attackers.FIGURES[name], attackers.description)
         for name, section in UNCERTAINTY_SECTIONS.items():
             drawn[name] = (section, uncertain, uncertainty.FIGURES[name], uncertainty.description)
     for name, ((link, title, reading, nothing), subjects, figure, describe) in drawn.items():
