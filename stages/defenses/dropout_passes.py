@@ -152,19 +152,32 @@ def multiply_accumulates(seen: list[Seen]) -> int:
 
 def _last_hidden(seen: list[Seen]) -> str:
     last = next(call for call in reversed(seen) if _is_weighted(call.module))
-    return next(call.name for call in reversed(seen) if call.output is last.inputs[0])
+    given = [name for name, output in _trunk(seen) if output is last.inputs[0]]
+    if not given:
+        raise ValueError(
+            f"dropout: layers: {LAST_HIDDEN!r} is no module's output in this network, expected a module's name"
+        )
+    return given[0]
 
 
 def _activations(seen: list[Seen]) -> list[str]:
-    """The outermost modules that give out an activation's output as it is, but for containers of several."""
     activated = [call.output for call in seen if isinstance(call.module, ACTIVATION_LAYERS)]
-    names = [
-        call.name
-        for call in seen
-        if any(call.output is output for output in activated) and not isinstance(call.module, nn.Sequential)
-    ]
+    return [name for name, output in _trunk(seen) if any(output is given for given in activated)]
+
+
+def _trunk(seen: list[Seen]) -> list[tuple[str, Tensor | Codes]]:
+    """The outputs of modules that are part of no other, but of containers, each with the first that gives it out.
+
+    A network's own dropout hands on what it was given, while it is not trained.
+    """
     containers = {call.name for call in seen if isinstance(call.module, nn.Sequential)}
-    return [name for name in names if name.rpartition(".")[0] in {"", *containers}]
+    found: list[tuple[str, Tensor | Codes]] = []
+    for call in seen:
+        is_part = call.name.rpartition(".")[0] not in {"", *containers}
+        is_known = any(call.output is output for _, output in found)
+        if not (is_part or is_known or call.name in containers):
+            found.append((call.name, call.output))
+    return found
 
 
 def _is_weighted(module: nn.Module) -> bool:

@@ -20,7 +20,7 @@ from stages.defenses.input_filter import InputFilter, in_sequence, with_gradient
 from stages.defenses.votes import UNCERTAINTIES, VOTES, mean_probabilities
 from stages.models.footprint import Footprint
 
-VALUES_AT_ONCE = 2**24  # activations of a layer that passes have in memory at a time
+VALUES_AT_ONCE = 2**22  # activations of a layer that passes have in memory at a time
 
 # From inputs and, of a random filter, a generator to what the network is asked about.
 Filtering = Callable[..., Tensor]

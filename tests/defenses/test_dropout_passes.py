@@ -6,8 +6,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from stages.defenses.dropout_passes import DropoutPasses, calls, multiply_accumulates
+from stages.models import coffee_cnn
 from stages.models.footprint import footprint
-from stages.quantization.frozen_layers import Codes
+from stages.models.layers import FloatLayers
+from stages.quantization.frozen_layers import Codes, FrozenLayers
+from stages.schemes import int8
+from tests.attacks.linear import LinearNetwork
 from tests.quantization.small_networks import SHAPE, images, quantized_case
 
 RATE = 0.25
@@ -99,6 +103,19 @@ def test_layers_are_found_by_what_they_are(model, frozen):
     assert DropoutPasses(net, ["activations"], RATE, SHAPE).layers == LAYERS[model]
     both = DropoutPasses(net, ["pool", LAYERS[model][1]], RATE, SHAPE)
     assert both.layers == [LAYERS[model][1], "pool"]
+
+
+@pytest.mark.parametrize("layers", [FloatLayers((0.5,), 0.25), FrozenLayers((128 / 255,), 0.25, int8.FORMAT)])
+def test_a_networks_own_dropout_is_no_second_place(layers):
+    net = coffee_cnn.network(layers, (1, 140, 140), 4).eval()
+    assert DropoutPasses(net, ["activations"], RATE, (1, 140, 140)).layers == [f"activation{n}" for n in range(1, 7)]
+    assert DropoutPasses(net, ["last_hidden"], RATE, (1, 140, 140)).layers == ["activation6"]
+
+
+def test_a_last_layer_that_reads_no_modules_output_has_no_place_before_it():
+    linear = LinearNetwork(torch.ones(3, 16), torch.zeros(3))
+    with pytest.raises(ValueError, match="'last_hidden' is no module's output in this network"):
+        DropoutPasses(linear, ["last_hidden"], RATE, (1, 4, 4))
 
 
 def test_nothing_before_the_first_layer_is_run_again():
