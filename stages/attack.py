@@ -26,6 +26,7 @@ from stages.datasets.levels import levels_of
 from stages.datasets.tensors import as_input
 from stages.defenses.filtered import Filtered
 from stages.norms import EPSILON_TOLERANCE, FULL_RANGES, has_budgets
+from stages.randomness import reseed
 from stages.runtime import configure
 from stages.seeds import seed_of
 
@@ -48,7 +49,7 @@ def run(task, params, outputs) -> None:
     epsilons = [inf] if minimal else attacked_epsilons(params.epsilons(task.variant.defense, task.attack), plugin)
     digital = evaluation["grid"] == "digital"
     classifier = load_classifier(Path(task.variant.network), device)
-    threat, eot_samples = threat_of(plugin, classifier, evaluation["eot_samples"])
+    threat, eot_samples = threat_of(plugin, classifier, params.eot_samples(task.attack))
     result = craft(
         plugin,
         Attacked(classifier, digital=digital, eot_samples=eot_samples),
@@ -92,13 +93,14 @@ def is_minimal_norm(plugin: ModuleType) -> bool:
 def threat_of(plugin: ModuleType, classifier: Classifier, eot_samples: int) -> tuple[str, int]:
     """What the attacker sees, and how many draws its gradients average: one where the classifier is not random.
 
-    An attacker who averages over a random classifier's draws, or goes round a filter, is adaptive. Without gradients
-    there is nothing to average.
+    An attacker who averages over a random classifier's draws, or goes round a filter that is not random, is adaptive.
+    Without gradients there is nothing to average.
     """
     if plugin.THREAT != "white_box":
         return plugin.THREAT, 0
     draws = eot_samples if classifier.stochastic else 1
-    return "adaptive" if draws > 1 or isinstance(classifier, Filtered) else plugin.THREAT, draws
+    adaptive = draws > 1 if classifier.stochastic else isinstance(classifier, Filtered)
+    return "adaptive" if adaptive else plugin.THREAT, draws
 
 
 def craft(
@@ -149,6 +151,7 @@ def craft_batch(
     asked = {"epsilons": torch.tensor([min(epsilon, unlimited)], dtype=torch.float64)}
     budget = {} if is_minimal_norm(plugin) else asked
     generator = torch.Generator().manual_seed(seed)
+    reseed(classifier, seed_of(str(seed), "attacked classifier"))
     result = plugin.attack(classifier, inputs, labels, **budget, generator=generator, **knobs)
     norm, radii = ball(plugin.NORM, epsilon, inputs)
     _check_ball(plugin, result, norm, radii)

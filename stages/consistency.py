@@ -6,11 +6,15 @@ from itertools import pairwise
 from math import inf
 from typing import Any
 
+from pydantic import ValidationError
+
 from stages import plugins
 from stages.datasets.levels import SILENCE, is_sound, levels_of
 from stages.norms import EPSILON_TOLERANCE, FULL_RANGES, SNR, in_order, strength
 
 ATTACK_NAME = re.compile(r"[a-z][a-z0-9_]*")
+BEFORE = "before"  # the setting of a filter that names the defense of the network that it stands before
+EOT = "eot_samples"  # the setting of an attack that says over how many draws its gradients average, if not as for all
 RESERVED = ("all", "clean", "nfiles", "size")  # items of the plan, and words of dvc.lock
 
 
@@ -28,6 +32,7 @@ def impossible(params: Any) -> Iterator[str]:
     for dataset in dict.fromkeys(dataset for dataset, *_ in cells):
         yield from _impossible_counts(params, dataset)
     yield from _impossible_sources(params)
+    yield from _impossible_filters(params)
     yield from _impossible_names(params)
     yield from _impossible_epsilons(params)
     yield from _impossible_transfer(params)
@@ -73,10 +78,55 @@ def _impossible_sources(params: Any) -> Iterator[str]:
                 )
 
 
+def _impossible_filters(params: Any) -> Iterator[str]:
+    """Defenses of one file with several settings, what a filter stands before, and filters of which one consists."""
+    for name in dict.fromkeys([*params.grid_defenses, *params.defenses]):
+        key, label = f"defenses.{name}", name.partition(plugins.LABEL)[2]
+        if name != plugins.file_name("defenses", name) and not ATTACK_NAME.fullmatch(label or "_"):
+            yield f"{key}: the label {label!r} should be lower-case letters, digits and '_', starting with a letter"
+        if not plugins.is_filter(name):
+            if label:
+                yield f"{key}: {label!r} labels a defense that trains, expected a filter, or a file of that name"
+            if BEFORE in params.defenses.get(name, {}):
+                yield f"{key}.{BEFORE}: {name!r} is no filter, expected a filter to stand before a network"
+            continue
+        behind, known = params.behind(name), plugins.names("defenses")
+        if behind not in known:
+            yield f"{key}.{BEFORE}: {behind!r} is unknown{plugins.nearest(behind, known)}"
+        elif plugins.is_filter(behind):
+            yield f"{key}.{BEFORE}: {behind!r} is a filter, expected a defense that trains a network"
+        yield from _impossible_chain(params, name, f"{key}.filters")
+
+
+def _impossible_chain(params: Any, defense: str, key: str) -> Iterator[str]:
+    """Filters that a defense consists of: unknown ones, those that are fitted, and impossible settings of them."""
+    for index, entry in enumerate(params.settings_of_defense(defense).get("filters", ())):
+        if not isinstance(entry, str) and not (isinstance(entry, dict) and len(entry) == 1):
+            yield f"{key}.{index}: {entry!r} should be a filter's name, or {{name: {{setting: value}}}}"
+            continue
+        ((name, given),) = entry.items() if isinstance(entry, dict) else ((entry, {}),)
+        known = [other for other in plugins.names("defenses") if plugins.is_filter(other)]
+        known = [other for other in known if not plugins.is_fitted(other) and not params.is_chain(other)]
+        if name not in known:
+            yield f"{key}.{index}: {name!r} is no filter that could be part of one{plugins.nearest(name, known)}"
+            continue
+        try:
+            plugins.settings("defenses", name, given or {})
+        except ValidationError as error:
+            for fault in error.errors():
+                setting = ".".join(map(str, fault["loc"]))
+                yield f"{key}.{index}.{name}.{setting}: {fault['input']!r} {fault['msg'].removeprefix('Input ')}"
+
+
 def _impossible_names(params: Any) -> Iterator[str]:
     """Names of attacks become parts of paths, of commands and of DVC's keys, and stand in every table."""
     for name in params.attacks:
         plugin = params.plugin(name)
+        draws = params.attacks[name].get(EOT, 1)
+        if type(draws) is not int or draws < 1:
+            yield f"attacks.{name}.{EOT}: {draws!r} should be a whole number of draws, at least 1"
+        elif EOT in params.attacks[name] and plugins.threat(plugin) != "white_box":
+            yield f"attacks.{name}.{EOT}: {name!r} has no gradients to average, expected an attack with 'white_box'"
         if not ATTACK_NAME.fullmatch(name):
             yield f"attacks.{name}: {name!r} should be lower-case letters, digits and '_', starting with a letter"
         elif name in RESERVED:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 
-from stages.artifacts.classifiers import build_filter, load_classifier
+from stages.artifacts.classifiers import build_filter, compose, load_classifier
 from stages.artifacts.datasets import load_dataset
 from stages.artifacts.networks import load_network, save_network
 from stages.datasets.tensors import as_input
-from stages.defenses.filtered import Filtered, set_threshold
+from stages.defenses.filtered import set_threshold
 from stages.models.footprint import Footprint
+from stages.randomness import reseed
 from stages.runtime import configure, training_dtype
 from stages.seeds import seed_of
 from stages.train import samples
@@ -27,19 +28,20 @@ def run(task, params, outputs) -> None:
     """
     device = configure(params)
     variant = task.variant
-    plugin = import_module(f"stages.defenses.{variant.defense}")
+    plugin = import_module(f"stages.defenses.{task.plugin}")
     settings = params.settings_of_defense(variant.defense)
     dataset = load_dataset(Path(f"{variant.prepared}.safetensors"))
-    network, description = load_network(Path(variant.undefended.network))
+    network, description = load_network(Path(task.behind.network))
     description["variant"] = variant.parts
-    description["filter"] = {"defense": variant.defense, "settings": settings}
+    description["filter"] = {"defense": task.plugin, "settings": settings}
     description["history"] = []
 
     torch.manual_seed(seed_of(variant.name, "initialisation"))
     filter = build_filter(description)
-    its_own = filter.footprint(tuple(description["input_shape"]))
-    description["footprint"] = asdict(in_sequence(its_own, Footprint(**description["footprint"])))
-    filtered = Filtered(network, filter, tuple(description["input_shape"]), len(description["classes"]))
+    filtered = compose(network, filter, description)
+    description["footprint"] = asdict(filtered.footprint(Footprint(**description["footprint"])))
+    if (operations := filtered.operations()) is not None:
+        description["filter"]["operations"] = operations
     filtered.requires_grad_(False).to(device, memory_format=torch.channels_last).eval()
     if not variant.is_float:
         fitted = load_classifier(Path(variant.float_variant.network), device)
@@ -55,15 +57,6 @@ def run(task, params, outputs) -> None:
             label=task.job.name,
             **settings,
         )
+    reseed(filtered, seed_of(variant.name, "threshold"))
     set_threshold(filtered, as_input(samples(dataset.val, device).inputs), FALSE_POSITIVES)
     save_network(outputs, variant.network, filtered, description)
-
-
-def in_sequence(first: Footprint, then: Footprint) -> Footprint:
-    """The footprint of two parts of which the second runs when the first has left nothing but the image in memory."""
-    return Footprint(
-        parameters=first.parameters + then.parameters,
-        macs=first.macs + then.macs,
-        weight_bytes=first.weight_bytes + then.weight_bytes,
-        peak_activation_bytes=max(first.peak_activation_bytes, then.peak_activation_bytes),
-    )

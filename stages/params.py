@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from stages import plugins
-from stages.consistency import impossible
+from stages.consistency import BEFORE, EOT, impossible
 from stages.knobs import Count, Fraction, NonNegative, NonNegativeInt, Positive, parse_fraction
 from stages.norms import NORMS
 
@@ -25,6 +25,10 @@ FLOAT_SCHEME = "fp32"  # the float network itself, hence no file of schemes/
 PLUGIN = "attack"  # the setting of an attack that names its file, where the attack has another name
 EXTENDED = "extended"  # the section of what an extended evaluation asks for instead
 RETRAINING = "training"  # the setting of a defense that says how it trains, where it does so in its own way
+
+
+# By section, the settings that are the plan's and not the plugin's.
+SPECIAL = {"attacks": (PLUGIN, EOT), "defenses": (BEFORE,)}
 
 
 class ParamsError(ValueError):
@@ -39,7 +43,7 @@ def scheme_names() -> list[str]:
 def _known(kind: str, *, or_none: bool = False):
     def check(name: str) -> str:
         known = scheme_names() if kind == "schemes" else plugins.names(kind)
-        if name not in known and not (or_none and name == ""):
+        if plugins.file_name(kind, name) not in known and not (or_none and name == ""):
             raise PydanticCustomError(
                 "unknown_plugin", "{reason}", {"reason": f"is unknown{plugins.nearest(name, known)}"}
             )
@@ -261,11 +265,32 @@ class Params(Section):
 
     def settings_of(self, attack: str) -> dict[str, Any]:
         """What an entry of `attacks` sets of its attack's settings."""
-        return {name: value for name, value in self.attacks[attack].items() if name != PLUGIN}
+        return {name: value for name, value in self.attacks[attack].items() if name not in (PLUGIN, EOT)}
+
+    def eot_samples(self, attack: str) -> int:
+        """How many draws of a random network each gradient of an attack averages."""
+        return self.attacks[attack].get(EOT, self.evaluation.eot_samples)
 
     def settings_of_defense(self, defense: str) -> dict[str, Any]:
         """What `defenses` sets of a defense's own settings."""
-        return {name: value for name, value in self.defenses.get(defense, {}).items() if name != RETRAINING}
+        return {
+            name: value for name, value in self.defenses.get(defense, {}).items() if name not in (RETRAINING, BEFORE)
+        }
+
+    def behind(self, defense: str) -> str:
+        """The defense of the network that a filter stands before: none, unless the filter says another one."""
+        return self.defenses.get(defense, {}).get(BEFORE, "none")
+
+    def is_chain(self, defense: str) -> bool:
+        """Whether a defense consists of filters that its settings name."""
+        return "filters" in plugins.knobs("defenses", defense).model_fields
+
+    def chained(self, defense: str) -> tuple[str, ...]:
+        """The filters that a defense consists of, where its settings name some."""
+        if not self.is_chain(defense):
+            return ()
+        given = self.defenses.get(defense, {}).get("filters", plugins.default("defenses", defense, "filters"))
+        return tuple(entry if isinstance(entry, str) else next(iter(entry)) for entry in given)
 
     def retraining(self, defense: str) -> dict[str, Any]:
         """What `defenses` says of how a defense trains: keys of `Retraining`, those that the file writes."""
@@ -445,10 +470,11 @@ def _check_knobs(written: dict[str, Any], faults: list[str]) -> dict[str, dict[s
         section = written.get(kind)
         checked[kind] = {}
         for name, given in section.items() if isinstance(section, dict) else ():
-            alias = {PLUGIN: given[PLUGIN]} if kind == "attacks" and isinstance(given, dict) and PLUGIN in given else {}
+            special = SPECIAL.get(kind, ()) if isinstance(given, dict) else ()
+            alias = {key: given[key] for key in special if key in given}
             plugin, known = alias.get(PLUGIN, name), plugins.names(kind)
-            if plugin not in known:
-                unknown = f"attacks.{name}.{PLUGIN}: {plugin!r}" if alias else f"{kind}.{name}:"
+            if plugins.file_name(kind, plugin) not in known:
+                unknown = f"attacks.{name}.{PLUGIN}: {plugin!r}" if PLUGIN in alias else f"{kind}.{name}:"
                 faults.append(f"{unknown} is unknown{plugins.nearest(plugin, known)}")
             elif given is None or isinstance(given, dict):
                 knobs = {key: value for key, value in (given or {}).items() if key not in alias}

@@ -20,6 +20,10 @@ WORST_CASE = f"{RESULTS}/worst_case.csv"
 
 CLAIMS = f"{RESULTS}/claims.csv"  # of a study that judges a paper's
 
+# Of a study with networks that say how sure they are of a prediction.
+UNCERTAINTY_FIGURES = ("attackers", "rejection")
+UNCERTAINTY = f"{RESULTS}/uncertainty.csv"
+
 # Of a study that diagnoses its networks.
 DIAGNOSTIC_FIGURES = ("attribution", "boundary_distance", "gradient_cosine", "quantization_shift")
 DIAGNOSTICS = f"{RESULTS}/diagnostics.csv"
@@ -56,12 +60,12 @@ class Variant:
 
     @property
     def undefended(self) -> "Variant":
-        """The network of the same number format without a defense, which a filter stands before."""
+        """The network of the same number format without a defense."""
         return replace(self, defense=UNDEFENDED)
 
     @property
     def is_filtered(self) -> bool:
-        """Whether its defense is a filter before the undefended network."""
+        """Whether its defense is a filter before another network."""
         return plugins.is_filter(self.defense)
 
     @property
@@ -110,10 +114,11 @@ class Task:
     dataset: str | None = None  # None: the report, about all of them
     variant: Variant | None = None  # None: prepare and report
     attack: str | None = None  # an attack, "clean" for scores of clean inputs, None elsewhere
-    plugin: str | None = None  # the attack's file of stages/attacks/
+    plugin: str | None = None  # the attack's file of stages/attacks/, or the filter's of stages/defenses/
     crafted_on: tuple[Variant, ...] = ()  # the variants whose sets are scored on it
     teachers: tuple[Variant, ...] = ()  # undefended float networks; the variant's starts from the best of them
     sources: tuple[Variant, ...] = ()  # undefended float networks of other models, attacked in its training
+    behind: Variant | None = None  # the variant whose network a filter is put before
 
     @property
     def is_clean(self) -> bool:
@@ -160,8 +165,13 @@ def parents(params: Params, variant: Variant) -> list[Variant]:
     """The networks that a variant's is made from."""
     floats = [] if variant.is_float else [variant.float_variant]
     if variant.is_filtered:
-        return [variant.undefended, *floats]
+        return [behind(params, variant), *floats]
     return [*floats, *teachers(params, variant), *sources(params, variant)]
+
+
+def behind(params: Params, variant: Variant) -> Variant:
+    """The variant whose network a filtered one's filter stands before."""
+    return replace(variant, defense=params.behind(variant.defense))
 
 
 def teachers(params: Params, variant: Variant) -> tuple[Variant, ...]:
@@ -252,9 +262,14 @@ def _code(rule: str, **used: str | Iterable[str]) -> dict[str, Any]:
     return {"rule": rule, "code": "-".join([rule, *(name for _, name in named)]), "modules": tuple(sources)}
 
 
-def _used(variant: Variant) -> dict[str, Any]:
-    """The plugins that a variant's classifier consists of: its model, and the filter before it, if any."""
-    return {"models": variant.model} | ({"defenses": variant.defense} if variant.is_filtered else {})
+def _used(params: Params, variant: Variant) -> dict[str, Any]:
+    """The plugins that a variant's classifier consists of: its model, and the filters before it, if any."""
+    return {"models": variant.model} | ({"defenses": _defenses(params, variant)} if variant.is_filtered else {})
+
+
+def _defenses(params: Params, variant: Variant) -> list[str]:
+    """The files of a variant's defense: its own, and those of filters that it consists of."""
+    return [plugins.file_name("defenses", name) for name in (variant.defense, *params.chained(variant.defense))]
 
 
 def _prepare(dataset: str) -> Task:
@@ -271,7 +286,7 @@ def _prepare(dataset: str) -> Task:
 def _network(params: Params, variant: Variant) -> Task:
     """Training a float network, with or without a defense, quantizing one, or putting a filter before one."""
     attacked = sources(params, variant)
-    used = {"models": [variant.model, *(source.model for source in attacked)], "defenses": variant.defense}
+    used = {"models": [variant.model, *(source.model for source in attacked)], "defenses": _defenses(params, variant)}
     settings = ["device", "precision", "threads"]
     if not variant.is_filtered:
         settings.append("training")
@@ -288,7 +303,10 @@ def _network(params: Params, variant: Variant) -> Task:
         outputs=_files(variant.network),
         **_code(variant.rule, **used),
     )
-    return Task(job, variant.dataset, variant, teachers=teachers(params, variant), sources=attacked)
+    its_own = {"teachers": teachers(params, variant), "sources": attacked}
+    if variant.is_filtered:
+        its_own |= {"plugin": plugins.file_name("defenses", variant.defense), "behind": behind(params, variant)}
+    return Task(job, variant.dataset, variant, **its_own)
 
 
 def _score_clean(params: Params, variant: Variant) -> Task:
@@ -297,7 +315,7 @@ def _score_clean(params: Params, variant: Variant) -> Task:
         inputs=_files(variant.prepared, variant.network),
         params=("device", "threads", *dict.fromkeys(["evaluation.samples", *params.keys_of_samples(variant.defense)])),
         outputs=(variant.score(CLEAN) + ".parquet",),
-        **_code("score", **_used(variant)),
+        **_code("score", **_used(params, variant)),
     )
     return Task(job, variant.dataset, variant, CLEAN)
 
@@ -312,7 +330,7 @@ def _attack(params: Params, variant: Variant, attack: str) -> Task:
         inputs=_files(variant.prepared, variant.network),
         params=("device", "threads", *evaluation, f"attacks.{attack}"),
         outputs=_files(variant.adversarial(attack)),
-        **_code("attack", attacks=plugin, **_used(variant)),
+        **_code("attack", attacks=plugin, **_used(params, variant)),
     )
     return Task(job, variant.dataset, variant, attack, plugin)
 
@@ -335,7 +353,7 @@ def _score(params: Params, variant: Variant, attack: str) -> Task:
         inputs=_files(variant.prepared, variant.network, *sets),
         params=tuple(settings),
         outputs=(variant.score(attack) + ".parquet",),
-        **_code("score", **_used(variant)),
+        **_code("score", **_used(params, variant)),
     )
     return Task(job, variant.dataset, variant, attack, plugin, (*own, *replayed))
 
@@ -374,7 +392,7 @@ def _probe(params: Params, variant: Variant, attack: str) -> Task:
             *(*(f"evaluation.{key}" for key in evaluation), f"attacks.{attack}"),
         ),
         outputs=(variant.probe(attack) + ".parquet",),
-        **_code("probe", attacks=plugin, **_used(variant)),
+        **_code("probe", attacks=plugin, **_used(params, variant)),
     )
     return Task(job, variant.dataset, variant, attack, plugin)
 
@@ -406,9 +424,18 @@ def _report(params: Params, judgements: list[Task]) -> Task:
         *_files(*dict.fromkeys(variant.prepared for variant, _ in shown)),
     ]
     diagnosed = params.evaluation.diagnose > 0
-    figures = [*FIGURES, *(DIAGNOSTIC_FIGURES if diagnosed else ())]
+    uncertain = any(plugins.constants("defenses", name).get("UNCERTAINTY") for name in params.grid_defenses)
+    figures = [
+        *FIGURES,
+        *(DIAGNOSTIC_FIGURES if diagnosed else ()),
+        *(UNCERTAINTY_FIGURES if uncertain else ()),
+    ]
     claims = [params.report.claims] if params.report.claims else []
-    asked = [*([DIAGNOSTICS] if diagnosed else []), *([CLAIMS] if claims else [])]
+    asked = [
+        *([DIAGNOSTICS] if diagnosed else []),
+        *([UNCERTAINTY] if uncertain else []),
+        *([CLAIMS] if claims else []),
+    ]
     tables = [f"{RESULTS}/results.csv", f"{RESULTS}/variants.csv", WORST_CASE, *asked]
     job = Job(
         item="all",

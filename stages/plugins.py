@@ -53,6 +53,8 @@ OPERATORS = {
 # What the attacker of an attack sees: the network with its gradients, its logits alone, nothing.
 THREATS = ("white_box", "black_box", "noise")
 
+LABEL = "__"  # in a defense's name, between its file and what tells it from others of that file: `shield__early`
+
 NAMED_TYPES = ("Count", "Epsilon", "Fraction", "NonNegative", "NonNegativeInt", "Positive")
 ANNOTATIONS = {
     **{kind.__name__: kind for kind in (bool, dict, float, int, list, str)},
@@ -67,6 +69,11 @@ def names(kind: str) -> list[str]:
     return [file.stem for file in files if _function(kind, file) is not None]
 
 
+def file_name(kind: str, name: str) -> str:
+    """The file, without its suffix, that a name in params.yaml stands for."""
+    return name.partition(LABEL)[0] if kind == "defenses" else name
+
+
 def nearest(name: Any, known: list[str]) -> str:
     """The end of a sentence about an unknown name: which known one is meant, or which ones there are."""
     close = get_close_matches(str(name), known, n=1, cutoff=0.5)
@@ -75,7 +82,7 @@ def nearest(name: Any, known: list[str]) -> str:
 
 def source(kind: str, name: str) -> Path:
     """The file of a plugin, such as `stages/attacks/pgd.py`, relative to the folder that holds `stages/`."""
-    return Path("stages", kind, f"{name}.py")
+    return Path("stages", kind, f"{file_name(kind, name)}.py")
 
 
 def constants(kind: str, name: str) -> dict[str, Any]:
@@ -127,6 +134,13 @@ def is_minimal_norm(attack: str) -> bool:
 def is_filter(defense: str) -> bool:
     """Whether a defense stands between the inputs and a network that was trained without it."""
     return _function("defenses", _plugin_file("defenses", defense)).name == "filter"
+
+
+def is_fitted(defense: str) -> bool:
+    """Whether a filter learns something from data."""
+    return any(
+        isinstance(node, ast.FunctionDef) and node.name == "fit" for node in _body(_plugin_file("defenses", defense))
+    )
 
 
 def takes_teacher(defense: str) -> bool:
@@ -185,7 +199,7 @@ def _arguments(kind: str, name: str) -> list[str]:
 
 
 def _plugin_file(kind: str, name: str) -> Path:
-    file = STAGES / kind / f"{name}.py"
+    file = STAGES / kind / f"{file_name(kind, name)}.py"
     if not file.is_file() or _function(kind, file) is None:
         raise PluginError(f"{source(kind, name)}: is no plugin, expected one of {', '.join(names(kind))}.")
     return file

@@ -24,6 +24,7 @@ from stages.classifier import Classifier
 from stages.datasets.arrays import evaluation_samples
 from stages.datasets.tensors import as_input
 from stages.norms import EPSILON_TOLERANCE
+from stages.randomness import reseed
 from stages.runtime import configure
 from stages.seeds import seed_of
 
@@ -39,7 +40,7 @@ def run(task, params, outputs) -> None:
     samples = evaluation_samples(test.labels, params.samples(task.variant.defense, task.attack))
     classifier = load_classifier(Path(task.variant.network), device)
     digital = evaluation["grid"] == "digital"
-    _, eot_samples = threat_of(plugin, classifier, evaluation["eot_samples"])
+    _, eot_samples = threat_of(plugin, classifier, params.eot_samples(task.attack))
     attacked = Attacked(classifier, digital=digital, eot_samples=eot_samples)
     epsilon = evaluation["headline_epsilon"][plugin.NORM]
     knobs = params.settings_of(task.attack)
@@ -98,12 +99,14 @@ def planted_rows(
 
     Each input has a classifier of its own and so is attacked alone.
     """
+    reseed(classifier, seed_of(name, "last layer"))
     last = last_layer(classifier, inputs)
     label = torch.zeros(1, dtype=torch.int64, device=inputs.device)
     interval = 0.5 if sys.stderr.isatty() else 20
     correct = []
     for place, original in enumerate(tqdm(inputs, desc=f"{name}: planted", unit="sample", mininterval=interval)):
         generator = torch.Generator().manual_seed(seed_of(name, f"plant around sample {place}"))
+        reseed(classifier, seed_of(name, f"features around sample {place}"))
         norm, radius = ball(plugin.NORM, epsilon, original[None])
         within = {"norm": norm, "epsilon": float(radius), "digital": digital}
         readout = plant(classifier, original, **within, margin=last.margin, generator=generator)

@@ -21,8 +21,9 @@ from stages.metrics.results import (
     variants_table,
     worst_case_table,
 )
+from stages.metrics.uncertainty import uncertainty_table
 from stages.norms import in_order
-from stages.reporting import diagnostics, examples
+from stages.reporting import attackers, diagnostics, examples, uncertainty
 from stages.reporting.distances import distances
 from stages.reporting.figures import FIGURES, groups, svg
 from stages.reporting.page import page
@@ -79,6 +80,18 @@ def _texts(
         for name, figure in diagnostics.FIGURES.items()
     }
     tables = {} if diagnosed is None else {"diagnostics.csv": csv_text(diagnostics_table(diagnosed))}
+    curves = []
+    if "confidence" in scores:
+        curves = uncertainty.uncertain(scores, headlines)
+        tables["uncertainty.csv"] = csv_text(uncertainty_table(scores, headlines))
+        figures |= {
+            f"{name}.svg": svg([(subject.title, figure(subject)) for subject in curves], "Nothing to draw.")
+            for name, figure in uncertainty.FIGURES.items()
+        }
+        figures |= {
+            f"{name}.svg": svg([(group.title, figure(group)) for group in drawn], "Nothing to draw.")
+            for name, figure in attackers.FIGURES.items()
+        }
     judged = _judged(settings["report"]["claims"], Evidence(table, scores, diagnosed, variants, headlines))
     if judged is not None:
         tables["claims.csv"] = csv_text(claims_table(judged))
@@ -91,7 +104,7 @@ def _texts(
             "variants.csv": csv_text(variants),
             "worst_case.csv": csv_text(worst_case_table(table, norm)),
             "metrics.json": json.dumps(metrics(table, norm, headlines[norm]), indent=2) + "\n",
-            "report.html": page(table, drawn, subjects, strip, settings["study"], settings, judged),
+            "report.html": page(table, drawn, subjects, strip, settings["study"], settings, judged, curves),
         }
     )
 

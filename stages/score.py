@@ -21,6 +21,7 @@ from stages.datasets.tensors import as_input
 from stages.defenses.filtered import Filtered
 from stages.norms import FULL_RANGES
 from stages.quantization.frozen_layers import FrozenInput
+from stages.randomness import reseed
 from stages.runtime import configure
 from stages.seeds import seed_of
 
@@ -32,6 +33,8 @@ def run(task, params, outputs) -> None:
     device = configure(params)
     test = load_dataset(Path(f"{task.variant.prepared}.safetensors")).test
     classifier = load_classifier(Path(task.variant.network), device)
+    # The same draws whatever the attack, so that attacks are compared by what they do and not by luck.
+    draws = seed_of(task.variant.name, "judgement")
     evaluation = params.values["evaluation"]
     # Of a network that takes long, clean accuracy is that of all images that others are attacked on.
     limited = params.is_limited(task.variant.defense)
@@ -39,17 +42,27 @@ def run(task, params, outputs) -> None:
     if task.is_clean:
         common = evaluation_samples(test.labels, evaluation["samples"])
         scored = np.sort(common) if limited else np.arange(len(test))
-        rows = clean_rows(classifier, test, scored, common[:count], device, seed_of(task.job.item, "gradient view"))
+        view = seed_of(task.job.item, "gradient view")
+        rows = clean_rows(classifier, test, scored, common[:count], device, view, draws)
     else:
-        rows = attacked_rows(classifier, test, task, device, evaluation["epsilons"], count if limited else None)
+        rows = attacked_rows(classifier, test, task, device, evaluation["epsilons"], draws, count if limited else None)
     scores = rows.assign(**task.variant.parts, flips=0, stochastic=classifier.stochastic)
     save_scores(outputs.path(task.job.outputs[0]), scores)
 
 
 def clean_rows(
-    classifier: Classifier, test: Split, scored: np.ndarray, evaluated: np.ndarray, device: torch.device, seed: int
+    classifier: Classifier,
+    test: Split,
+    scored: np.ndarray,
+    evaluated: np.ndarray,
+    device: torch.device,
+    seed: int,
+    draws: int,
 ) -> pd.DataFrame:
-    """Scores of the test samples at the indices `scored`, ascending; of them, `evaluated` also have a gradient norm."""
+    """Scores of the test samples at the indices `scored`, ascending; of them, `evaluated` also have a gradient norm.
+
+    seed: of the gradient view. draws: the seed of what is random when a classifier is judged.
+    """
     norms = np.full(len(test), np.nan)
     labels = torch.from_numpy(test.labels[evaluated]).to(device)
     generator = torch.Generator().manual_seed(seed)
@@ -68,7 +81,7 @@ def clean_rows(
     effort = {"forwards": 1.0, "backwards": 0.0, "eot_samples": 0}
     unperturbed = dict.fromkeys(DISTANCES, 0.0)
     inputs = as_input(torch.from_numpy(test.inputs[scored]).to(device))
-    judgement = _judgement(classifier, scored, test.labels[scored], inputs)
+    judgement = _judgement(classifier, scored, test.labels[scored], inputs, draws)
     return pd.DataFrame(judgement | facts | effort | unperturbed | {"gradient_norm": norms[scored]})
 
 
@@ -78,12 +91,13 @@ def attacked_rows(
     task,
     device: torch.device,
     budgets: dict[str, list[float]],
+    draws: int,
     count: int | None = None,
 ) -> pd.DataFrame:
     """Scores of the set crafted on the task's variant, if any, then of each set crafted on a surrogate.
 
     A minimal-norm attack's sets are scored as they are (epsilon infinite), and at each epsilon of their norm in
-    `budgets`. count: of each set so many samples, the first ones; without it all.
+    `budgets`. draws: as of `clean_rows`. count: of each set so many samples, the first ones; without it all.
     """
     frames = []
     for crafted_on in task.crafted_on:
@@ -94,7 +108,7 @@ def attacked_rows(
         facts = {"threat": crafted.threat if own else "transfer", "surrogate": "" if own else crafted_on.name}
         # A float network has no input quantizer for a perturbation to come before.
         facts["grid"] = "" if unrounded and task.variant.is_float else crafted.grid
-        frames.append(_set_rows(classifier, test, crafted, budgets, seen, device, **facts))
+        frames.append(_set_rows(classifier, test, crafted, budgets, seen, device, draws, **facts))
     return pd.concat(frames, ignore_index=True).assign(gradient_norm=np.nan)
 
 
@@ -106,10 +120,19 @@ def predictions(classifier: Classifier, inputs: Tensor) -> np.ndarray:
 
 def detections(classifier: Classifier, inputs: Tensor) -> np.ndarray | None:
     """What a detector takes for adversarial, bool [N], of inputs [N, C, H, W] in [0, 1]; None without a detector."""
-    if not isinstance(classifier, Filtered) or classifier.filter.suspicion is None:
+    if not isinstance(classifier, Filtered) or not classifier.detects:
         return None
     with evaluating(classifier), torch.no_grad():
         return torch.cat([classifier.detected(batch) for batch in inputs.split(BATCH_SIZE)]).cpu().numpy()
+
+
+def uncertainties(classifier: Classifier, inputs: Tensor) -> dict[str, np.ndarray]:
+    """What the passes of a shielded classifier say of its predictions, float32 [N] each; of others nothing."""
+    if not hasattr(classifier, "uncertainties"):
+        return {}
+    with evaluating(classifier), torch.no_grad():
+        batches = [classifier.uncertainties(batch) for batch in inputs.split(BATCH_SIZE)]
+    return {name: torch.cat([batch[name] for batch in batches]).cpu().numpy() for name in batches[0]}
 
 
 def gradient_norms(classifier: Classifier, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> np.ndarray:
@@ -135,6 +158,7 @@ def _set_rows(
     budgets: dict[str, list[float]],
     seen: Callable[[Tensor], Tensor],
     device: torch.device,
+    draws: int,
     **threat: str,
 ) -> pd.DataFrame:
     """Scores of one adversarial set; sizes are those of the perturbation that the classifier has `seen`."""
@@ -156,7 +180,7 @@ def _set_rows(
             "eot_samples": adversarial_set.eot_samples,
         }
         sizes = {norm: distance(seen(inputs), originals).cpu().numpy() for norm, distance in DISTANCES.items()}
-        judgement = _judgement(classifier, samples, labels, inputs)
+        judgement = _judgement(classifier, samples, labels, inputs, draws)
         frames.append(pd.DataFrame(judgement | facts | sizes | threat))
     return pd.concat(frames, ignore_index=True)
 
@@ -186,7 +210,14 @@ def _by_epsilon(
         yield epsilon, 0, adversarial_set.within(epsilon, originals)
 
 
-def _judgement(classifier: Classifier, samples: np.ndarray, labels: np.ndarray, inputs: Tensor) -> dict[str, Any]:
+def _judgement(
+    classifier: Classifier, samples: np.ndarray, labels: np.ndarray, inputs: Tensor, draws: int
+) -> dict[str, Any]:
+    """What the classifier makes of inputs. All of it is of the same draws, where it is random."""
+    reseed(classifier, draws)
     prediction = predictions(classifier, inputs)
     judged = {"sample": samples, "label": labels, "prediction": prediction, "correct": prediction == labels}
-    return judged | {"detected": detections(classifier, inputs)}
+    reseed(classifier, draws)
+    judged |= {"detected": detections(classifier, inputs)}
+    reseed(classifier, draws)
+    return judged | uncertainties(classifier, inputs)

@@ -71,7 +71,7 @@ class _Target:
         samples = evaluation_samples(validation.labels, min(count, len(validation)))
         classifier = load_classifier(Path(variant.network), device)
         self.digital = evaluation["grid"] == "digital"
-        _, eot_samples = threat_of(plugin, classifier, evaluation["eot_samples"])
+        _, eot_samples = threat_of(plugin, classifier, params.eot_samples(attack))
         self.classifier = Attacked(classifier, digital=self.digital, eot_samples=eot_samples)
         self.inputs = as_input(torch.from_numpy(validation.inputs[samples]).to(device))
         self.labels = torch.from_numpy(validation.labels[samples]).to(device)

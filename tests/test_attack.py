@@ -158,6 +158,9 @@ class Random(Classifier):
     stochastic = True
     asked: ClassVar[list] = []
 
+    def reseed(self, seed):
+        pass
+
     def gradient_view(self, generator=None, samples=1):
         self.asked.append(samples)
         return super().gradient_view(generator, samples)

@@ -97,6 +97,9 @@ class RandomInputs(Classifier):
         super().__init__(network, SHAPE, 10)
         self.generator = torch.Generator().manual_seed(0)
 
+    def reseed(self, seed):
+        self.generator.manual_seed(seed)
+
     def noisy(self, inputs, generator):
         return inputs + 0.1 * torch.randn(inputs.shape, generator=generator)
 

@@ -8,6 +8,7 @@ import torch
 from stages.artifacts.networks import build, load_description, load_tensors
 from stages.classifier import Classifier
 from stages.defenses.filtered import Filtered
+from stages.defenses.input_filter import InputFilter
 from stages.quantization.frozen_layers import check_exact
 
 
@@ -20,7 +21,7 @@ def load_classifier(path: Path, device: torch.device | str = "cpu") -> Classifie
     shape, classes = tuple(description["input_shape"]), len(description["classes"])
     classifier = Classifier(build(description), shape, classes)
     if "filter" in description:
-        classifier = Filtered(classifier.network, build_filter(description), shape, classes)
+        classifier = compose(classifier.network, build_filter(description), description)
         load_tensors(path, classifier, description)
     else:
         load_tensors(path, classifier.network, description)
@@ -30,7 +31,13 @@ def load_classifier(path: Path, device: torch.device | str = "cpu") -> Classifie
     return classifier.eval()
 
 
-def build_filter(description: dict) -> torch.nn.Module:
+def build_filter(description: dict) -> InputFilter:
     """The filter that a classifier's description names, not fitted yet."""
     plugin = import_module(f"stages.defenses.{description['filter']['defense']}")
     return plugin.filter(tuple(description["input_shape"]), **description["filter"]["settings"])
+
+
+def compose(network: torch.nn.Module, filter: InputFilter, description: dict) -> Filtered:
+    """A filter and the network behind it as one classifier."""
+    composed = filter.composed or Filtered
+    return composed(network, filter, tuple(description["input_shape"]), len(description["classes"]))

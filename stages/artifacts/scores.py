@@ -40,12 +40,18 @@ SCORES = pa.schema(
     }
 )
 
+# What the passes of a random network, or of a vote, say of each prediction; other networks' scores have none of them.
+UNCERTAINTY = [pa.field(name, pa.float32()) for name in ("confidence", "entropy", "mutual_information")]
+
 
 def save_scores(path: Path, scores: pd.DataFrame) -> None:
-    """Writes scores, one row a sample with the columns of `SCORES`, as Parquet; a NaN becomes null.
+    """Writes scores, one row a sample with the columns of `SCORES` and, where there are any, `UNCERTAINTY`, as Parquet.
+
+    A NaN becomes null.
 
     Raises:
         KeyError: a column of `SCORES` is missing.
     """
-    table = pa.Table.from_pandas(scores[SCORES.names], schema=SCORES, preserve_index=False)
+    schema = pa.schema([*SCORES, *(field for field in UNCERTAINTY if field.name in scores)])
+    table = pa.Table.from_pandas(scores[schema.names], schema=schema, preserve_index=False)
     pq.write_table(table.replace_schema_metadata(None), path, compression="zstd")

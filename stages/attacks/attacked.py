@@ -34,6 +34,10 @@ class Attacked(Classifier):
         self.stochastic = classifier.stochastic
         self.levels = levels_of(classifier.input_shape)
 
+    def reseed(self, seed: int) -> None:
+        """Of a random classifier: what it draws from here on depends on the seed."""
+        self.classifier.reseed(seed)
+
     def forward(self, inputs: Tensor) -> Tensor:
         return self._on_grid(self.classifier)(inputs)
 

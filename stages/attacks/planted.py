@@ -66,7 +66,9 @@ def last_layer(classifier: Classifier, inputs: Tensor) -> LastLayer:
     seen: list[LastLayer] = []
 
     def remember(layer: nn.Module, arguments: tuple, output: object) -> None:
-        if isinstance(output, Tensor) and output.shape == (len(inputs), classifier.num_classes):
+        # Passes of a random classifier may be rows of one batch.
+        passes = isinstance(output, Tensor) and output.ndim == 2 and len(output) % len(inputs) == 0
+        if passes and output.shape[1] == classifier.num_classes:
             highest = output.topk(2).values
             gaps = highest[:, 0] - highest[:, 1]
             apart = gaps[gaps > 0]

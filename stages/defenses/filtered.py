@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from stages.classifier import Classifier, evaluating
-from stages.defenses.input_filter import InputFilter
+from stages.defenses.input_filter import InputFilter, in_sequence
+from stages.models.footprint import Footprint
 
 
 class Filtered(Classifier):
@@ -26,9 +27,22 @@ class Filtered(Classifier):
     def gradient_view(self, generator: torch.Generator | None = None, samples: int = 1) -> nn.Module:
         return _BackwardView(self.network, self.filter)
 
+    def footprint(self, of_network: Footprint) -> Footprint:
+        """What a prediction costs, given the network's own footprint."""
+        return in_sequence(self.filter.footprint(self.input_shape), of_network)
+
+    def operations(self) -> int | None:
+        """Steps of arithmetic beside the network's in a prediction, as far as the filter counts them."""
+        return self.filter.operations(self.input_shape)
+
+    @property
+    def detects(self) -> bool:
+        """Whether it reports inputs as adversarial."""
+        return self.filter.suspicion is not None
+
     def suspicion(self, inputs: Tensor) -> Tensor | None:
         """The filter's suspicion [N] of inputs [N, C, H, W], or None where it detects nothing."""
-        if self.filter.suspicion is None:
+        if not self.detects:
             return None
         with torch.no_grad():
             return self.filter.suspicion(self.network, inputs)
@@ -62,7 +76,7 @@ def set_threshold(
     """
     if not 0 <= false_positives < 1:
         raise ValueError(f"set_threshold: false_positives is {false_positives}, expected a share in [0, 1)")
-    if filtered.filter.suspicion is None:
+    if not filtered.detects:
         return
     with evaluating(filtered):
         suspicion = torch.cat([filtered.suspicion(batch) for batch in validation_inputs.split(batch_size)])

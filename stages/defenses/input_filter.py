@@ -41,6 +41,10 @@ class InputFilter(nn.Module):
 
     stochastic = False  # two passes over the same inputs give the same
 
+    # What it and a network are together, where that is not `Filtered`: from a network, the filter, an input shape
+    # (C, H, W) and the number of classes to a classifier.
+    composed: Callable[..., nn.Module] | None = None
+
     suspicion: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor] | None = None
 
     def __init__(self) -> None:
@@ -63,3 +67,37 @@ class InputFilter(nn.Module):
         Of activations the bytes that live while it is filtered, the image among them.
         """
         return Footprint(parameters=0, macs=0, weight_bytes=0, peak_activation_bytes=0)
+
+    def operations(self, input_shape: tuple[int, int, int]) -> int | None:
+        """How many steps of arithmetic filtering one image (C, H, W) takes on a microcontroller, or None: not counted.
+
+        A multiply-accumulate, an addition, a comparison, a division, a root, a rounding, a look-up and a draw of a
+        random number each count as one.
+        """
+        return None
+
+
+class RandomFilter(InputFilter):
+    """A filter that draws. Each input of a batch has draws of its own."""
+
+    stochastic = True
+
+    def forward(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        """Filtered inputs in [0, 1] of inputs [N, C, H, W] in [0, 1], with draws from a generator on the CPU."""
+        raise NotImplementedError
+
+    def backward_view(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        """The same values as from the same generator, bit for bit, with the gradient that attackers use."""
+        with torch.no_grad():
+            values = self(inputs, generator)
+        return with_gradient_of(inputs, values)
+
+
+def in_sequence(first: Footprint, then: Footprint) -> Footprint:
+    """The footprint of two parts of which the second runs when the first has left nothing but the image in memory."""
+    return Footprint(
+        parameters=first.parameters + then.parameters,
+        macs=first.macs + then.macs,
+        weight_bytes=first.weight_bytes + then.weight_bytes,
+        peak_activation_bytes=max(first.peak_activation_bytes, then.peak_activation_bytes),
+    )

@@ -1,7 +1,7 @@
 """The result table and what is drawn from it: one row a cell, from one row a sample."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ COLUMNS = [
     *Cell._fields,
     *("n", "accuracy", "ci_low", "ci_high", *DETECTION, *(f"mean_{norm}" for norm in DISTANCES), *EFFORT, "flags"),
 ]
+OPERATIONS = "operations"  # of a filter, in the description of a network, where they are counted
 FOOTPRINT = ["parameters", "macs", "weight_bytes", "peak_activation_bytes"]
 THREATS = ["clean", "white_box", "adaptive", "black_box", "transfer", "bit_flip", "noise", "worst_case"]
 
@@ -100,13 +101,22 @@ def metrics(results: pd.DataFrame, norm: str, headline_epsilon: float) -> dict:
     return {"norm": norm, "headline_epsilon": round(headline_epsilon, 6), "variants": variants}
 
 
-def variants_table(network_infos: Iterable[dict]) -> pd.DataFrame:
+def variants_table(network_infos: Sequence[dict]) -> pd.DataFrame:
     """One row a network with its footprint, from the objects of the networks' JSON files.
 
-    Columns: the five parts of the variant, `parameters`, `macs`, `weight_bytes`, `peak_activation_bytes`.
+    Columns: the five parts of the variant, `parameters`, `macs`, `weight_bytes`, `peak_activation_bytes`. Where
+    filters count them, also `filter_operations`: steps of arithmetic beside the network's in a prediction.
     """
-    rows = [info["variant"] | {key: info["footprint"][key] for key in FOOTPRINT} for info in network_infos]
-    return pd.DataFrame(rows, columns=[*VARIANT, *FOOTPRINT]).sort_values(VARIANT, ignore_index=True)
+    counted = any(OPERATIONS in info.get("filter", {}) for info in network_infos)
+    rows = [
+        info["variant"]
+        | {key: info["footprint"][key] for key in FOOTPRINT}
+        | ({"filter_operations": info.get("filter", {}).get(OPERATIONS)} if counted else {})
+        for info in network_infos
+    ]
+    columns = [*VARIANT, *FOOTPRINT, *(["filter_operations"] if counted else [])]
+    table = pd.DataFrame(rows, columns=columns).sort_values(VARIANT, ignore_index=True)
+    return table.astype({"filter_operations": "Int64"}) if counted else table
 
 
 def csv_text(table: pd.DataFrame) -> str:

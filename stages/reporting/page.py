@@ -1,6 +1,7 @@
 """The report: one HTML file that needs nothing else."""
 
 from collections import Counter
+from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from markupsafe import Markup
 from stages.claims.claim import NO, UNDECIDED, YES, Claim, shown
 from stages.metrics.flags import MEANINGS
 from stages.metrics.results import split_flags, variant_names
-from stages.reporting import diagnostics
+from stages.reporting import attackers, diagnostics, uncertainty
 from stages.reporting.diagnostics import Diagnosed
 from stages.reporting.examples import Row
 from stages.reporting.figures import (
@@ -29,6 +30,7 @@ from stages.reporting.figures import (
     surrogate_labels,
 )
 from stages.reporting.findings import findings
+from stages.reporting.uncertainty import Uncertain
 
 HATCHED = '<span class="hatched" aria-hidden="true"></span>'
 HOLLOW = '<span class="hollow" aria-hidden="true"></span>'
@@ -110,6 +112,27 @@ DIAGNOSTIC_SECTIONS = {
     ),
 }
 
+# And of networks that say how sure they are.
+ATTACKERS_SECTIONS = {
+    "attackers": (
+        "Attackers",
+        "From the weakest attacker to the strongest",
+        "Accuracy that each attacker leaves at {budgets}. What replayed examples or gradients of single draws alone "
+        "say of a random network is no robustness: look at the last bars. Pale bars are flagged.",
+        "No attack was run at the headline epsilon.",
+    ),
+}
+UNCERTAINTY_SECTIONS = {
+    "rejection": (
+        "Rejection",
+        "What rejecting uncertain inputs is worth",
+        "Accuracy of the images that are accepted, when those whose prediction has the largest entropy over all passes "
+        "are rejected, clean and at {budgets}. Where a curve falls, the errors are surer than what is right, as an "
+        "attacker makes them who knows of the rejection.",
+        "No network says how sure it is.",
+    ),
+}
+
 GLOSSARY = {
     "Variant": "A trained network: dataset, model, scheme, defense and seed.",
     "Scheme": "The network's number format: fp32 is the float network, int8 has 8-bit weights and activations "
@@ -152,8 +175,8 @@ GLOSSARY = {
     "Pre-quantizer": "The change is real-valued and made before the sensor rounds.",
     "Detected": "The share of inputs that a defense's detector rejects; in clean rows, wrongly.",
     "Accuracy with detector": "Images that are accepted and classified correctly when they are clean, and rejected "
-    "or classified correctly when they are attacked. The attacks go for a wrong class and do not try to pass the "
-    "detector.",
+    "or classified correctly when they are attacked. Of the attacks, pgd_evading alone also tries to pass a "
+    "detector; the others go for a wrong class.",
     "Flag": "A reason why a number must not be trusted, found by the evaluation itself.",
 }
 
@@ -183,10 +206,12 @@ def page(
     study: dict[str, str],
     settings: dict,
     claims: list[Claim] | None = None,
+    uncertain: Sequence[Uncertain] = (),
 ) -> str:
     """The report as HTML, the same bytes for the same arguments.
 
-    `diagnosed` is empty where the study does not diagnose its networks, and then the page has none of its sections.
+    `diagnosed` is empty where the study does not diagnose its networks, and then the page has none of its sections;
+    so is `uncertain` where no network says how sure it is.
     `study` has the `title` and the `question`; `settings` are printed. Without `claims` there is no section of them.
     """
     environment = Environment(
@@ -196,7 +221,7 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    charts, sections = _sections(groups, diagnosed)
+    charts, sections = _sections(groups, diagnosed, uncertain)
     constants, table = table_columns(results)
     data = {
         "charts": charts,
@@ -251,7 +276,9 @@ def _answers(claims: list[Claim]) -> str:
     return f"Claims: {len(claims)}; {named}."
 
 
-def _sections(groups: list[Group], diagnosed: list[Diagnosed]) -> tuple[list[dict], list[dict]]:
+def _sections(
+    groups: list[Group], diagnosed: list[Diagnosed], uncertain: Sequence[Uncertain]
+) -> tuple[list[dict], list[dict]]:
     """The charts' specifications, and the sections that refer to them by number."""
     charts, sections = [], []
     budgets = " and ".join(dict.fromkeys(group.budget for group in groups))
@@ -259,6 +286,11 @@ def _sections(groups: list[Group], diagnosed: list[Diagnosed]) -> tuple[list[dic
     if diagnosed:
         for name, section in DIAGNOSTIC_SECTIONS.items():
             drawn[name] = (section, diagnosed, diagnostics.FIGURES[name], diagnostics.description)
+    if uncertain:
+        for name, section in ATTACKERS_SECTIONS.items():
+            drawn[name] = (section, groups, attackers.FIGURES[name], attackers.description)
+        for name, section in UNCERTAINTY_SECTIONS.items():
+            drawn[name] = (section, uncertain, uncertainty.FIGURES[name], uncertainty.description)
     for name, ((link, title, reading, nothing), subjects, figure, describe) in drawn.items():
         figures = []
         for subject in subjects:
