@@ -65,7 +65,7 @@ class Dropout(nn.Module):
 
 
 class FloatLayers:
-    """Float layers. `edge` marks the first and the last layer, whose weights have 8 bits in every number format."""
+    """Float layers. `edge` marks the first and the last layer, whose weights have a width of their own."""
 
     def __init__(self, mean: Sequence[float], std: float):
         self.mean, self.std = mean, std
