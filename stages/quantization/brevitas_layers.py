@@ -10,9 +10,10 @@ from brevitas.quant import Int8ActPerTensorFloat, Uint8ActPerTensorFloat
 from torch import Tensor, nn
 
 from stages.models.layers import Dropout, Normalise
+from stages.quantization.fake_quantize import fast_sign
 from stages.quantization.formats import Format
 from stages.quantization.quantizers import Activations, weights_of
-from stages.quantization.rounding import quantize, sign_straight_through
+from stages.quantization.rounding import quantize
 
 
 class QuantizedWeights(ExtendedInjector):
@@ -35,7 +36,7 @@ class Sign(nn.Module):
     """The binarizer. Not Brevitas' own, which calibration would switch off, leaving no activation at all."""
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return sign_straight_through(inputs)
+        return fast_sign(inputs)
 
 
 class QuantizedInput(nn.Module):

@@ -6,6 +6,11 @@ from torch import Tensor
 SHARE = 4  # of the samples of a batch, one in so many says how one scale for all should change
 
 
+BEYOND_ONE = (
+    1 + 1e-7
+)  # below the next float32: the clamp of signs passes gradients at 1, `hardtanh_backward` only below
+
+
 class _FakeQuantize(torch.autograd.Function):
     """Backward may itself be differentiated: penalties on input gradients need that."""
 
@@ -44,3 +49,20 @@ def fake_quantize(values: Tensor, scale: Tensor, lowest: int, highest: int) -> T
     one number gets it from every fourth sample, an unbiased estimate for a quarter of its cost.
     """
     return _FakeQuantize.apply(values, scale, lowest, highest)
+
+
+class _Sign(torch.autograd.Function):
+    @staticmethod
+    def forward(context, values: Tensor) -> Tensor:
+        context.save_for_backward(values)
+        return values.sign().add_(0.5).sign_()  # which makes zeros positive
+
+    @staticmethod
+    def backward(context, gradient: Tensor) -> Tensor:
+        (values,) = context.saved_tensors
+        return torch.ops.aten.hardtanh_backward(gradient, values, -BEYOND_ONE, BEYOND_ONE)
+
+
+def fast_sign(values: Tensor) -> Tensor:
+    """What `stages.quantization.rounding.sign_straight_through` gives, gradient included, in fewer passes."""
+    return _Sign.apply(values)

@@ -5,10 +5,10 @@ import pytest
 import torch
 from scipy import stats
 
-from stages.quantization.fake_quantize import fake_quantize
+from stages.quantization.fake_quantize import fake_quantize, fast_sign
 from stages.quantization.formats import NAMED_WIDTHS
 from stages.quantization.quantizers import BEST_STEP, StochasticWeights, weights_of
-from stages.quantization.rounding import quantize
+from stages.quantization.rounding import quantize, sign_straight_through
 
 
 @pytest.fixture
@@ -59,6 +59,19 @@ def test_the_gradient_to_one_scale_is_right_on_average():
     ]
     (_, expected) = gradients(lambda v, s: quantize(v, s, -2, 1) * s, values, scale, direction)
     assert torch.allclose(torch.stack([to_scale for _, to_scale in found]).mean(), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_signs_and_their_gradients_are_those_of_rounding(dtype):
+    one = torch.ones((), dtype=dtype)
+    around = [torch.nextafter(side * one, towards * one) for side in (-1, 1) for towards in (-2, 2)]
+    values = torch.stack([*around, one, -one, 0 * one, -0 * one, 0.3 * one, -3 * one])
+    leaves = [values.clone().requires_grad_() for _ in range(2)]
+    results = [function(leaf) for function, leaf in zip((fast_sign, sign_straight_through), leaves, strict=True)]
+    for result in results:
+        result.sum().backward()
+    assert torch.equal(*results) and set(results[0].tolist()) == {-1.0, 1.0}
+    assert torch.equal(leaves[0].grad, leaves[1].grad) and set(leaves[0].grad.tolist()) == {0.0, 1.0}
 
 
 def test_a_penalty_on_gradients_can_be_trained():
