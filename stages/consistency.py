@@ -33,6 +33,7 @@ def impossible(params: Any) -> Iterator[str]:
         yield from _impossible_counts(params, dataset)
     yield from _impossible_sources(params)
     yield from _impossible_filters(params)
+    yield from _impossible_schemes(params)
     yield from _impossible_names(params)
     yield from _impossible_epsilons(params)
     yield from _impossible_transfer(params)
@@ -116,6 +117,23 @@ def _impossible_chain(params: Any, defense: str, key: str) -> Iterator[str]:
             for fault in error.errors():
                 setting = ".".join(map(str, fault["loc"]))
                 yield f"{key}.{index}.{name}.{setting}: {fault['input']!r} {fault['msg'].removeprefix('Input ')}"
+
+
+def _impossible_schemes(params: Any) -> Iterator[str]:
+    """Number formats with a name of their own, which is part of variants' names."""
+    for name in params.schemes:
+        plugin = params.scheme_plugin(name)
+        if name == plugin:
+            continue
+        if not ATTACK_NAME.fullmatch(name):
+            yield f"schemes.{name}: {name!r} should be lower-case letters, digits and '_', starting with a letter"
+        elif name in (*plugins.names("schemes"), "fp32"):
+            yield f"schemes.{name}: {name!r} is the name of another number format, expected a new name"
+    for name in dict.fromkeys(cell[2] for cell in params.grid.cells()):
+        if name in plugins.names("schemes") and name not in params.schemes:
+            missing = [key for key, field in plugins.knobs("schemes", name).model_fields.items() if field.is_required()]
+            if missing:
+                yield f"grid.schemes: {name!r} needs settings: expected schemes.{name} with {', '.join(missing)}"
 
 
 def _impossible_names(params: Any) -> Iterator[str]:

@@ -11,7 +11,16 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+)
 from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -23,26 +32,28 @@ from stages.norms import NORMS
 
 FLOAT_SCHEME = "fp32"  # the float network itself, hence no file of schemes/
 PLUGIN = "attack"  # the setting of an attack that names its file, where the attack has another name
+SCHEME = "scheme"  # the same of a number format
+FILE_KEYS = {"attacks": PLUGIN, "schemes": SCHEME}
 EXTENDED = "extended"  # the section of what an extended evaluation asks for instead
 RETRAINING = "training"  # the setting of a defense that says how it trains, where it does so in its own way
 
 
 # By section, the settings that are the plan's and not the plugin's.
-SPECIAL = {"attacks": (PLUGIN, EOT), "defenses": (BEFORE,)}
+SPECIAL = {"attacks": (PLUGIN, EOT), "defenses": (BEFORE,), "schemes": (SCHEME,)}
 
 
 class ParamsError(ValueError):
     """What is wrong with params.yaml, one sentence a line."""
 
 
-def scheme_names() -> list[str]:
-    """The number formats a variant can have: fp32 and the files of schemes/."""
-    return [FLOAT_SCHEME, *plugins.names("schemes")]
+def scheme_names(entries: Sequence[str] = ()) -> list[str]:
+    """The number formats a variant can have: fp32, the files of schemes/, and entries of `schemes` that name one."""
+    return list(dict.fromkeys([FLOAT_SCHEME, *plugins.names("schemes"), *entries]))
 
 
 def _known(kind: str, *, or_none: bool = False):
-    def check(name: str) -> str:
-        known = scheme_names() if kind == "schemes" else plugins.names(kind)
+    def check(name: str, info: ValidationInfo) -> str:
+        known = scheme_names((info.context or {}).get("schemes", ())) if kind == "schemes" else plugins.names(kind)
         if plugins.file_name(kind, name) not in known and not (or_none and name == ""):
             raise PydanticCustomError(
                 "unknown_plugin", "{reason}", {"reason": f"is unknown{plugins.nearest(name, known)}"}
@@ -361,6 +372,14 @@ class Params(Section):
         """The file of stages/attacks/ that an entry of `attacks` runs: the one of its name, or what it says."""
         return self.attacks[attack].get(PLUGIN, attack)
 
+    def scheme_plugin(self, scheme: str) -> str:
+        """The file of stages/schemes/ that makes a number format: the one of its name, or what `schemes` says."""
+        return self.schemes.get(scheme, {}).get(SCHEME, scheme)
+
+    def settings_of_scheme(self, scheme: str) -> dict[str, Any]:
+        """What `schemes` sets of a number format's settings."""
+        return {name: value for name, value in self.schemes.get(scheme, {}).items() if name != SCHEME}
+
     @property
     def written(self) -> dict[str, Any]:
         """The file's content as YAML reads it, which is what DVC hashes."""
@@ -415,7 +434,7 @@ def _checked(asked: dict[str, Any]) -> tuple[Params | None, list[str]]:
     faults: list[str] = []
     params = None
     try:
-        params = Params.model_validate(asked)
+        params = Params.model_validate(asked, context={"schemes": _named_schemes(asked.get("schemes"))})
     except ValidationError as error:
         faults += _sentences(error, Params)
     knobs = _check_knobs(asked, faults)
@@ -472,9 +491,10 @@ def _check_knobs(written: dict[str, Any], faults: list[str]) -> dict[str, dict[s
         for name, given in section.items() if isinstance(section, dict) else ():
             special = SPECIAL.get(kind, ()) if isinstance(given, dict) else ()
             alias = {key: given[key] for key in special if key in given}
-            plugin, known = alias.get(PLUGIN, name), plugins.names(kind)
+            key = FILE_KEYS.get(kind)
+            plugin, known = alias.get(key, name), plugins.names(kind)
             if plugins.file_name(kind, plugin) not in known:
-                unknown = f"attacks.{name}.{PLUGIN}: {plugin!r}" if PLUGIN in alias else f"{kind}.{name}:"
+                unknown = f"{kind}.{name}.{key}: {plugin!r}" if key in alias else f"{kind}.{name}:"
                 faults.append(f"{unknown} is unknown{plugins.nearest(plugin, known)}")
             elif given is None or isinstance(given, dict):
                 knobs = {key: value for key, value in (given or {}).items() if key not in alias}
@@ -486,6 +506,12 @@ def _check_knobs(written: dict[str, Any], faults: list[str]) -> dict[str, dict[s
                 except ValidationError as error:
                     faults += _sentences(error, plugins.knobs(kind, plugin), (kind, name))
     return checked
+
+
+def _named_schemes(section: Any) -> list[str]:
+    """The entries of `schemes` that say which file they run."""
+    entries = section.items() if isinstance(section, dict) else ()
+    return [name for name, given in entries if isinstance(given, dict) and SCHEME in given]
 
 
 def _check_retraining(given: Any, location: tuple, faults: list[str]) -> dict[str, dict[str, Any]]:

@@ -114,7 +114,7 @@ class Task:
     dataset: str | None = None  # None: the report, about all of them
     variant: Variant | None = None  # None: prepare and report
     attack: str | None = None  # an attack, "clean" for scores of clean inputs, None elsewhere
-    plugin: str | None = None  # the attack's file of stages/attacks/, or the filter's of stages/defenses/
+    plugin: str | None = None  # its file: the attack's, the filter's of stages/defenses/, the number format's
     crafted_on: tuple[Variant, ...] = ()  # the variants whose sets are scored on it
     teachers: tuple[Variant, ...] = ()  # undefended float networks; the variant's starts from the best of them
     sources: tuple[Variant, ...] = ()  # undefended float networks of other models, attacked in its training
@@ -287,13 +287,15 @@ def _network(params: Params, variant: Variant) -> Task:
     """Training a float network, with or without a defense, quantizing one, or putting a filter before one."""
     attacked = sources(params, variant)
     used = {"models": [variant.model, *(source.model for source in attacked)], "defenses": _defenses(params, variant)}
-    settings = ["device", "precision", "threads"]
-    if not variant.is_filtered:
+    settings, plugin = ["device", "precision", "threads"], None
+    if variant.is_filtered:
+        plugin = plugins.file_name("defenses", variant.defense)
+    else:
         settings.append("training")
     if variant.defense in params.defenses:
         settings.append(f"defenses.{variant.defense}")
     if variant.rule == "quantize":
-        used["schemes"] = variant.scheme
+        used["schemes"] = plugin = params.scheme_plugin(variant.scheme)
         if variant.scheme in params.schemes:
             settings.append(f"schemes.{variant.scheme}")
     job = Job(
@@ -303,10 +305,10 @@ def _network(params: Params, variant: Variant) -> Task:
         outputs=_files(variant.network),
         **_code(variant.rule, **used),
     )
-    its_own = {"teachers": teachers(params, variant), "sources": attacked}
+    made_from = {"teachers": teachers(params, variant), "sources": attacked}
     if variant.is_filtered:
-        its_own |= {"plugin": plugins.file_name("defenses", variant.defense), "behind": behind(params, variant)}
-    return Task(job, variant.dataset, variant, **its_own)
+        made_from["behind"] = behind(params, variant)
+    return Task(job, variant.dataset, variant, plugin=plugin, **made_from)
 
 
 def _score_clean(params: Params, variant: Variant) -> Task:

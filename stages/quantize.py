@@ -14,6 +14,7 @@ from stages.datasets.arrays import Dataset, Split, evaluation_samples
 from stages.datasets.tensors import as_input
 from stages.models.footprint import footprint
 from stages.quantization.brevitas_layers import BrevitasLayers
+from stages.quantization.formats import Format
 from stages.quantization.freeze import freeze, layer_table
 from stages.runtime import configure
 from stages.seeds import seed_of
@@ -26,27 +27,29 @@ def run(task, params, outputs) -> None:
     """Runs a quantize job."""
     device = configure(params)
     variant = task.variant
-    scheme = import_module(f"stages.schemes.{variant.scheme}")
+    scheme = import_module(f"stages.schemes.{task.plugin}")
     dataset = load_dataset(Path(f"{variant.prepared}.safetensors"))
     float_network, _ = load_network(Path(f"{variant.float_variant.network}.safetensors"))
-    description = describe(variant, dataset, scheme.FORMAT)
 
-    torch.manual_seed(seed_of(variant.name, "initialisation"))
-    network = build(description, partial(BrevitasLayers, format=scheme.FORMAT))
-    copy_float_weights(float_network, network)
-    network.to(device)  # after loading, which replaces parameters of Brevitas
+    def make(format: Format) -> torch.nn.Module:
+        torch.manual_seed(seed_of(variant.name, "initialisation"))
+        network = build(describe(variant, dataset, format), BrevitasLayers)
+        copy_float_weights(float_network, network)
+        return network.to(device)  # after loading, which replaces parameters of Brevitas
+
     calibration = samples(calibration_images(dataset, getattr(scheme, "CALIBRATION", "train")), device)
-    history = scheme.quantize(
-        network,
+    quantized = scheme.quantize(
+        make,
         [as_input(inputs) for inputs in calibration.inputs.split(BATCH_SIZE)],
         partial(train_variant, task=task, dataset=dataset, params=params, outputs=outputs, device=device),
-        **params.values["schemes"].get(variant.scheme, {}),
+        **params.settings_of_scheme(variant.scheme),
     )
-    frozen = freeze(network.cpu(), build(description), dataset.input_shape)
+    description = describe(variant, dataset, quantized.format)
+    frozen = freeze(quantized.network.cpu(), build(description), dataset.input_shape)
 
-    description["footprint"] = asdict(footprint(float_network, dataset.input_shape, scheme.FORMAT))
+    description["footprint"] = asdict(footprint(float_network, dataset.input_shape, quantized.format))
     description["layers"] = layer_table(frozen)
-    description["history"] = history
+    description["history"] = quantized.history
     save_network(outputs, variant.network, frozen, description)
 
 

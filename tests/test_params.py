@@ -595,3 +595,45 @@ def test_what_is_wrong_with_an_extended_evaluation_is_said_before_it_is_asked_fo
     assert faults(extended=[1]) == ["params.yaml: extended: [1] should be a mapping of keys to values"]
     # What is wrong with or without it is said once.
     assert faults(threads=0, extended={"evaluation": {"samples": 30}}) == faults(threads=0)
+
+
+def test_a_number_format_may_have_a_name_of_its_own(load):
+    mine = {"mine": {"scheme": "w4", "epochs": 3}, "other": {"scheme": "w8"}}
+    params = load(**{"schemes": mine, "grid.schemes": ["fp32", "mine", "w8"], "grid.also": [{"scheme": "other"}]})
+    assert [params.scheme_plugin(name) for name in ("mine", "other", "w8")] == ["w4", "w8", "w8"]
+    assert params.settings_of_scheme("mine") == {"epochs": 3}
+    assert params.settings_of_scheme("other") == params.settings_of_scheme("w8") == {}
+    assert params.values["schemes"] == mine
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"mine": {"scheme": "w44"}}, "schemes.mine.scheme: 'w44' is unknown, did you mean 'w4'?"),
+        ({"mine": {"scheme": "w4", "epoch": 2}}, "schemes.mine.epoch: unknown key, did you mean 'epochs'?"),
+        (
+            {"my-mix": {"scheme": "w4"}},
+            "schemes.my-mix: 'my-mix' should be lower-case letters, digits and '_', starting",
+        ),
+        ({"w8": {"scheme": "w4"}}, "schemes.w8: 'w8' is the name of another number format, expected a new name"),
+        ({"fp32": {"scheme": "w4"}}, "schemes.fp32: 'fp32' is the name of another number format, expected a new name"),
+    ],
+)
+def test_a_name_or_a_file_of_a_number_format_that_cannot_be_is_refused(faults, changes, expected):
+    (sentence,) = faults(schemes=changes, **{"grid.schemes": ["fp32"], "grid.also": []})
+    assert sentence.startswith(f"params.yaml: {expected}")
+
+
+def test_the_grid_knows_the_names_of_number_formats(faults):
+    (sentence,) = faults(schemes={"mine": {"scheme": "w4"}}, **{"grid.schemes": ["fp32", "mien"]})
+    assert sentence == "params.yaml: grid.schemes.1: 'mien' is unknown, did you mean 'mine'?"
+    # An entry that names no file is a file's own.
+    assert "params.yaml: schemes.mine: is unknown" in faults(schemes={"mine": {}})[0]
+
+
+def test_what_a_number_format_needs_is_asked_for(faults):
+    made_up_plugins.write(
+        Path("stages/schemes/wide.py"), "def quantize(make, calibration, fine_tune, *, weights: int): ..."
+    )
+    (sentence,) = faults(**{"grid.schemes": ["wide"]})
+    assert sentence == "params.yaml: grid.schemes: 'wide' needs settings: expected schemes.wide with weights"

@@ -394,3 +394,16 @@ def test_jobs_depend_on_what_an_extended_evaluation_replaces_for_them(tmp_path):
     assert {"attacks.pgd", "extended.attacks.pgd"} <= set(attack.params)
     fgsm = job(params, "attack", f"{name}-fgsm")
     assert not [key for key in fgsm.params if key.startswith("extended")]
+
+
+def test_a_number_format_with_a_name_of_its_own_runs_the_file_that_it_names(params):
+    named = changed(params, schemes=["fp32", "w2a2"]).model_copy(
+        update={"schemes": {"w2a2": {"scheme": "qat", "weights": 2, "activations": 2}}}
+    )
+    name = "fashion_mnist-resnet8-w2a2-none-s0"
+    found = job(named, "quantize", name)
+    assert found.outputs == (f"data/quantized/{name}.json", f"data/quantized/{name}.safetensors")
+    assert "stages/schemes/qat.py" in found.modules and found.code == "quantize-resnet8-none-qat"
+    assert "schemes.w2a2" in found.params
+    assert task_of(found, named).plugin == "qat"
+    assert task_of(job(params, "quantize", "fashion_mnist-resnet8-w4a4-none-s0"), params).plugin == "w4a4"

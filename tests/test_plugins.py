@@ -159,11 +159,11 @@ def test_every_plugin_of_the_project_keeps_its_contract(kind):
         (function,) = [getattr(module, each) for each in plugins.CONTRACTS[kind].functions if hasattr(module, each)]
         fields = plugins.knobs(kind, name).model_fields
         parameters = inspect.signature(function).parameters
-        assert {field: info.default for field, info in fields.items()} == {
-            field: parameters[field].default for field in fields
-        }
-        defaults = {field: info.default for field, info in fields.items() if not info.is_required()}
-        assert plugins.settings(kind, name, defaults) == defaults
+        given = {field: info.default for field, info in fields.items() if not info.is_required()}
+        assert given == {field: parameters[field].default for field in given}
+        assert all(parameters[field].default is inspect.Parameter.empty for field in fields.keys() - given.keys())
+        if len(given) == len(fields):
+            assert plugins.settings(kind, name, given) == given
 
 
 def test_a_budget_is_made_of_settings(made_up):

@@ -2,8 +2,10 @@
 
 import json
 from dataclasses import asdict
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -12,19 +14,20 @@ from torch import nn
 from stages.models.layers import FloatLayers
 from stages.quantization.formats import Format
 from stages.quantization.frozen_layers import FrozenLayers, check_exact
+from stages.quantization.layer_formats import build_in_format
 
 
-def build(description: dict, layers_of=None) -> nn.Module:
-    """An untrained network of the described model, from `layers_of(mean, std)` or else in the described format."""
+def build(description: dict, quantized=FrozenLayers) -> nn.Module:
+    """An untrained network of the described model: float, or in the described format from a layer set `quantized`."""
     mean, std = description["mean"], description["std"]
-    if layers_of is not None:
-        layers = layers_of(mean, std)
-    elif description["format"] is None:
-        layers = FloatLayers(mean, std)
-    else:
-        layers = FrozenLayers(mean, std, Format(**description["format"]))
-    model = import_module(f"stages.models.{description['model']}")
-    return model.network(layers, tuple(description["input_shape"]), len(description["classes"]))
+    model = partial(
+        import_module(f"stages.models.{description['model']}").network,
+        input_shape=tuple(description["input_shape"]),
+        num_classes=len(description["classes"]),
+    )
+    if description["format"] is None:
+        return model(FloatLayers(mean, std))
+    return build_in_format(model, partial(quantized, mean, std), Format(**description["format"]))
 
 
 def describe(variant, dataset, format: Format | None) -> dict:
@@ -40,7 +43,7 @@ def describe(variant, dataset, format: Format | None) -> dict:
     }
 
 
-def differing(format: Format) -> dict[str, int]:
+def differing(format: Format) -> dict[str, Any]:
     """The widths of a format but for those that all formats have unless they say otherwise."""
     return {name: bits for name, bits in asdict(format).items() if bits != getattr(Format, name, None)}
 

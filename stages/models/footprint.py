@@ -1,12 +1,13 @@
 """What a network costs on a device: parameters, multiply-accumulates, bytes of weights and of activations."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
 from stages.models.layers import AveragePool, Dropout, Normalise, Sum
-from stages.quantization.formats import EDGE_BITS, Format
+from stages.quantization.formats import Format, Width, bits_in_memory
 
 FLOAT_BITS = 32
 
@@ -32,6 +33,7 @@ class Footprint:
 class _Step:
     """One layer's call: the buffers it reads and the one it leaves its output in."""
 
+    name: str
     layer: nn.Module
     reads: tuple[int, ...]
     writes: int
@@ -48,7 +50,7 @@ def _trace(network: nn.Module, input_shape: tuple[int, int, int]) -> list[_Step]
     tensors = []  # kept alive, so that their ids stay distinct
     buffers: dict[int, int] = {}
 
-    def hook(layer, inputs, output):
+    def hook(name, layer, inputs, output):
         reads = tuple(buffers.setdefault(id(tensor), len(buffers)) for tensor in inputs)
         tensors.extend((*inputs, output))
         if isinstance(layer, nn.Identity):
@@ -56,11 +58,11 @@ def _trace(network: nn.Module, input_shape: tuple[int, int, int]) -> list[_Step]
         writes = reads[0] if isinstance(layer, _IN_PLACE) else len(tensors) + 10**6
         buffers[id(output)] = writes
         macs = output[0].numel() * layer.weight[0].numel() if isinstance(layer, nn.Conv2d | nn.Linear) else 0
-        steps.append(_Step(layer, reads, writes, output[0].numel(), macs))
+        steps.append(_Step(name, layer, reads, writes, output[0].numel(), macs))
 
-    counted = [module for name, module in network.named_modules() if name.partition(".")[0] != FRONT_END]
-    leaves = [module for module in counted if not list(module.children())]
-    handles = [leaf.register_forward_hook(hook) for leaf in leaves]
+    counted = [(name, module) for name, module in network.named_modules() if name.partition(".")[0] != FRONT_END]
+    leaves = [(name, module) for name, module in counted if not list(module.children())]
+    handles = [leaf.register_forward_hook(partial(hook, name)) for name, leaf in leaves]
     training = network.training
     try:
         with torch.no_grad():
@@ -72,18 +74,28 @@ def _trace(network: nn.Module, input_shape: tuple[int, int, int]) -> list[_Step]
     return steps
 
 
-def _peak_activation_bytes(steps: list[_Step], input_bits: int, sum_bits: int, bits: int) -> int:
+def _peak_activation_bytes(steps: list[_Step], format: Format) -> int:
     last_use = {buffer: index for index, step in enumerate(steps) for buffer in (*step.reads, step.writes)}
-    sizes = {steps[0].reads[0]: steps[0].numel * input_bits / 8}  # the first layer normalises inputs in place
+    # The first layer normalises inputs in place.
+    bits = {steps[0].reads[0]: format.at(steps[0].name).input_bits}  # of a number in each buffer
+    sizes = {buffer: steps[0].numel * width / 8 for buffer, width in bits.items()}
     peak = sizes[steps[0].reads[0]]
     for index, step in enumerate(steps):
-        if isinstance(step.layer, nn.Conv2d | nn.Linear | AveragePool):
+        own = format.at(step.name)
+        if isinstance(step.layer, AveragePool):
+            bits[step.writes] = own.sum_bits
+        elif isinstance(step.layer, nn.Conv2d | nn.Linear):
             # The output is stored as its fused activation leaves it; logits and summands of a residual are wider.
-            following = next((s.layer for s in steps[index + 1 :] if step.writes in s.reads and not _fused(s)), None)
-            wide = isinstance(following, Sum | None) or isinstance(step.layer, AveragePool)
-            sizes[step.writes] = step.numel * (sum_bits if wide else bits) / 8
-        elif isinstance(step.layer, nn.ReLU | nn.MaxPool2d):
-            sizes[step.writes] = step.numel * bits / 8
+            following = next((s for s in steps[index + 1 :] if step.writes in s.reads and not _fused(s)), None)
+            reader = format if following is None else format.at(following.name)
+            wide = following is None or isinstance(following.layer, Sum)
+            bits[step.writes] = reader.sum_bits if wide else reader.activation_bits
+        elif isinstance(step.layer, nn.ReLU):
+            bits[step.writes] = own.activation_bits
+        elif isinstance(step.layer, nn.MaxPool2d):
+            bits[step.writes] = bits[step.reads[0]]
+        if isinstance(step.layer, nn.Conv2d | nn.Linear | AveragePool | nn.ReLU | nn.MaxPool2d):
+            sizes[step.writes] = step.numel * bits[step.writes] / 8
         live = sum(size for buffer, size in sizes.items() if last_use[buffer] >= index)
         peak = max(peak, live)
     return int(peak)
@@ -96,20 +108,25 @@ def _fused(step: _Step) -> bool:
 def footprint(network: nn.Module, input_shape: tuple[int, int, int], format: Format | None = None) -> Footprint:
     """The cost of a float network (built from `FloatLayers`), or of the same network in a quantized `format`."""
     steps = _trace(network, input_shape)
-    weighted = [step.layer for step in steps if step.macs]
-    edges = {id(weighted[0]), id(weighted[-1])}
+    weighted = [step for step in steps if step.macs]
+    edges = weighted[0].name, weighted[-1].name
 
-    def bytes_of(layer: nn.Module) -> int:
-        channels = layer.weight.shape[0]
+    def bytes_of(step: _Step) -> int:
+        shape = step.layer.weight.shape
         if format is None:
-            return 4 * (layer.weight.numel() + channels)
-        bits = EDGE_BITS if id(layer) in edges else format.weight_bits
-        return -(-layer.weight.numel() * bits // 8) + 8 * channels
+            return 4 * (shape.numel() + shape[0])
+        own = format.at(step.name)
+        return weight_bytes(shape, own.edge_bits if step.name in edges else own.weight_bits)
 
-    widths = (FLOAT_BITS,) * 3 if format is None else (format.input_bits, format.sum_bits, format.activation_bits)
+    widths = Format(*(FLOAT_BITS,) * 4) if format is None else format
     return Footprint(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         macs=sum(step.macs for step in steps),
-        weight_bytes=sum(bytes_of(layer) for layer in weighted),
-        peak_activation_bytes=_peak_activation_bytes(steps, *widths),
+        weight_bytes=sum(bytes_of(step) for step in weighted),
+        peak_activation_bytes=_peak_activation_bytes(steps, widths),
     )
+
+
+def weight_bytes(shape: torch.Size, width: Width) -> int:
+    """Those of a quantized layer with weights of this shape: the weights packed, and a bias and a scale a channel."""
+    return -(-shape.numel() * bits_in_memory(width) // 8) + 8 * shape[0]

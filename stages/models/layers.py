@@ -65,7 +65,7 @@ class Dropout(nn.Module):
 
 
 class FloatLayers:
-    """Float layers. `edge` marks the first and the last layer, whose weights have 8 bits in every number format.
+    """Float layers. `edge` marks the first and the last layer, whose weights have a width of their own.
 
     A kernel's size and a padding are one number, or (height, width).
     """

@@ -4,44 +4,39 @@ from collections.abc import Sequence
 
 import brevitas.nn as qnn
 import torch
-from brevitas.inject.enum import QuantType, ScalingImplType, ScalingPerOutputType, StatsOp
-from brevitas.quant import (
-    Int8ActPerTensorFloat,
-    Int8WeightPerChannelFloat,
-    Uint8ActPerTensorFloat,
-)
-from brevitas.quant.base import SignedBinaryClampedConst
-from brevitas.quant.solver import WeightQuantSolver
+from brevitas.inject import ExtendedInjector
+from brevitas.proxy import WeightQuantProxyFromInjector
+from brevitas.quant import Int8ActPerTensorFloat, Uint8ActPerTensorFloat
 from torch import Tensor, nn
 
 from stages.models.layers import Dropout, Normalise
-from stages.quantization.formats import EDGE_BITS, Format
-from stages.quantization.rounding import quantize, sign_straight_through
+from stages.quantization.fake_quantize import fast_sign
+from stages.quantization.formats import Format
+from stages.quantization.quantizers import Activations, weights_of
+from stages.quantization.rounding import quantize
 
 
-class BinaryWeight(WeightQuantSolver):
-    """sign(w) times the channel's mean |w| (XNOR-Net, Rastegari et al. 2016, arXiv 1603.05279).
+class QuantizedWeights(ExtendedInjector):
+    """Weights rounded by what the layer is given as `weight_tensor_quant`."""
 
-    Brevitas' own binary weight quantizer clamps in place and to its scale: the first crashes in backward when the
-    scale is a statistic of the weights, the second would stop the gradient of half of them.
-    """
-
-    quant_type = QuantType.BINARY
-    scaling_impl_type = ScalingImplType.STATS
-    scaling_stats_op = StatsOp.AVE
-    scaling_per_output_type = ScalingPerOutputType.CHANNEL
-    scaling_min_val = 1e-10
-    restrict_scaling_type = SignedBinaryClampedConst.restrict_scaling_type
-    float_to_int_impl_type = SignedBinaryClampedConst.float_to_int_impl_type
-    narrow_range = True
+    proxy_class = WeightQuantProxyFromInjector
     signed = True
+    narrow_range = True
+
+
+class UnsignedActivations(Uint8ActPerTensorFloat):
+    tensor_quant = Activations
+
+
+class SignedActivations(Int8ActPerTensorFloat):
+    tensor_quant = Activations
 
 
 class Sign(nn.Module):
     """The binarizer. Not Brevitas' own, which calibration would switch off, leaving no activation at all."""
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return sign_straight_through(inputs)
+        return fast_sign(inputs)
 
 
 class QuantizedInput(nn.Module):
@@ -62,7 +57,7 @@ class QuantizedSum(nn.Module):
 
     def __init__(self, bits: int):
         super().__init__()
-        self.quantizer = qnn.QuantIdentity(act_quant=Int8ActPerTensorFloat, bit_width=bits, **_range(bits))
+        self.quantizer = qnn.QuantIdentity(act_quant=SignedActivations, bit_width=bits, **_range(bits))
 
     def forward(self, branch: Tensor, shortcut: Tensor) -> Tensor:
         return self.quantizer(branch) + self.quantizer(shortcut)
@@ -71,7 +66,7 @@ class QuantizedSum(nn.Module):
 class QuantizedAveragePool(nn.Module):
     def __init__(self, bits: int, signed: bool):
         super().__init__()
-        act_quant = Int8ActPerTensorFloat if signed else Uint8ActPerTensorFloat
+        act_quant = SignedActivations if signed else UnsignedActivations
         self.quantizer = qnn.QuantIdentity(act_quant=act_quant, bit_width=bits, **_range(bits))
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -100,7 +95,13 @@ def _range(bits: int) -> dict:
 
     There, a range that takes in outliers costs less than cutting them off.
     """
-    return {"scaling_stats_impl": LargestMagnitude} if bits > EDGE_BITS else {}
+    return {"scaling_stats_impl": LargestMagnitude} if bits > 8 else {}
+
+
+def _without_wrapper(layer: nn.Module) -> nn.Module:
+    """The layer that multiplies with plain tensors: Brevitas' own would only carry scales along, at a price."""
+    layer.weight_quant.skip_create_quant_tensor = True
+    return layer
 
 
 class BrevitasLayers:
@@ -110,10 +111,8 @@ class BrevitasLayers:
         self.mean, self.std, self.format = mean, std, format
 
     def _weights(self, edge: bool) -> dict:
-        bits = EDGE_BITS if edge else self.format.weight_bits
-        if bits == 1:
-            return {"weight_quant": BinaryWeight}
-        return {"weight_quant": Int8WeightPerChannelFloat, "weight_bit_width": bits}
+        width = self.format.edge_bits if edge else self.format.weight_bits
+        return {"weight_quant": QuantizedWeights, "weight_tensor_quant": weights_of(width)}
 
     def input(self) -> nn.Module:
         return QuantizedInput(self.mean, self.std, self.format.input_bits)
@@ -129,12 +128,13 @@ class BrevitasLayers:
         groups: int = 1,
         edge: bool = False,
     ) -> nn.Module:
-        return qnn.QuantConv2d(
+        layer = qnn.QuantConv2d(
             channels_in, channels_out, kernel_size, stride, padding, groups=groups, **self._weights(edge)
         )
+        return _without_wrapper(layer)
 
     def linear(self, features_in: int, features_out: int, *, edge: bool = False) -> nn.Module:
-        return qnn.QuantLinear(features_in, features_out, bias=True, **self._weights(edge))
+        return _without_wrapper(qnn.QuantLinear(features_in, features_out, bias=True, **self._weights(edge)))
 
     def batch_norm(self, channels: int) -> nn.Module:
         return nn.BatchNorm2d(channels)
@@ -143,7 +143,7 @@ class BrevitasLayers:
         if self.format.binary_activations:
             return Sign()
         bits = self.format.activation_bits
-        return qnn.QuantReLU(act_quant=Uint8ActPerTensorFloat, bit_width=bits, **_range(bits))
+        return qnn.QuantReLU(act_quant=UnsignedActivations, bit_width=bits, **_range(bits))
 
     def sum(self) -> nn.Module:
         return QuantizedSum(self.format.sum_bits)

@@ -20,6 +20,23 @@ def calibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
 
 
 @torch.no_grad()
+def settle_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Takes the statistics of batch norm anew, as means over batches, with all else as in evaluation."""
+    network.eval()
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # the plain mean
+        layer.train()
+    for inputs in batches:
+        network(inputs)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    network.eval()
+
+
+@torch.no_grad()
 def correct_bias(network: nn.Module, batches: Iterable[Tensor]) -> None:
     """Shifts each bias by the mean error of quantization in its channel (Nagel et al. 2019, arXiv 1906.04721)."""
     network.eval()

@@ -16,12 +16,9 @@ from stages.quantization.frozen_layers import (
 
 
 def _copy_weights(source: nn.Module, frozen: FrozenWeights) -> None:
-    quantized = source.quant_weight()
-    integers = torch.round(quantized.value / quantized.scale)
-    frozen.weight.copy_(integers)
-    frozen.weight_scale.copy_(
-        quantized.scale.expand(frozen.weight.shape[0], *[1] * (frozen.weight.dim() - 1)).flatten()
-    )
+    values, scale, *_ = source.weight_quant.tensor_quant(source.weight)
+    frozen.weight.copy_(torch.round(values / scale))
+    frozen.weight_scale.copy_(scale.flatten())
     frozen.bias.copy_(source.bias)
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.quantization.exact_sums import EXACT_LIMIT, exact_sums, largest_digit
-from stages.quantization.formats import EDGE_BITS, Format
+from stages.quantization.formats import Format, bits_in_memory
 from stages.quantization.rounding import quantize, sign_straight_through
 
 
@@ -210,7 +210,7 @@ class FrozenLayers:
         self.mean, self.std, self.format = mean, std, format
 
     def _bits(self, edge: bool) -> int:
-        return EDGE_BITS if edge else self.format.weight_bits
+        return bits_in_memory(self.format.edge_bits if edge else self.format.weight_bits)
 
     def input(self) -> nn.Module:
         return FrozenInput(self.mean, self.std, self.format.input_bits)

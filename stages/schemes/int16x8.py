@@ -8,16 +8,14 @@ are signed.
 
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from stages.quantization.calibrate import calibrate, correct_bias
 from stages.quantization.formats import Format
+from stages.quantization.recipes import Make, Quantized, post_training
 
 FORMAT = Format(weight_bits=8, activation_bits=16, input_bits=16, sum_bits=16)
 
 
-def quantize(network: nn.Module, calibration: list[Tensor], fine_tune: Callable[..., list[dict]]) -> list[dict]:
-    """Calibrates a Brevitas network that holds float weights, in place, and corrects its biases."""
-    calibrate(network, calibration)
-    correct_bias(network, calibration)
-    return []
+def quantize(make: Make, calibration: list[Tensor], fine_tune: Callable[..., list[dict]]) -> Quantized:
+    """Calibrated, with corrected biases."""
+    return post_training(make, FORMAT, calibration)

@@ -5,15 +5,14 @@ What an evaluation must not do, and some published ones do: the control that say
 
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from stages.quantization.formats import Format
+from stages.quantization.recipes import Make, Quantized
 from stages.schemes import int8
 
-FORMAT = Format(weight_bits=8, activation_bits=8)
 CALIBRATION = "test"
 
 
-def quantize(network: nn.Module, calibration: list[Tensor], fine_tune: Callable[..., list[dict]]) -> list[dict]:
+def quantize(make: Make, calibration: list[Tensor], fine_tune: Callable[..., list[dict]]) -> Quantized:
     """What int8 does with its calibration images, with these test images."""
-    return int8.quantize(network, calibration, fine_tune)
+    return int8.quantize(make, calibration, fine_tune)

@@ -2,23 +2,22 @@
 
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from stages.knobs import Count, Positive
-from stages.quantization.calibrate import calibrate
 from stages.quantization.formats import Format
+from stages.quantization.recipes import Make, Quantized, quantization_aware
 
 FORMAT = Format(weight_bits=1, activation_bits=1)
 
 
 def quantize(
-    network: nn.Module,
+    make: Make,
     calibration: list[Tensor],
     fine_tune: Callable[..., list[dict]],
     *,
     epochs: Count = 6,
     learning_rate: Positive = 0.2,
-) -> list[dict]:
-    """Starts a Brevitas network from calibrated scales, fine-tunes it in place, and returns the history."""
-    calibrate(network, calibration)
-    return fine_tune(network, epochs=epochs, learning_rate=learning_rate)
+) -> Quantized:
+    """Trained on from calibrated scales."""
+    return quantization_aware(make, FORMAT, calibration, fine_tune, epochs=epochs, learning_rate=learning_rate)

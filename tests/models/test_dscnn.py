@@ -39,9 +39,14 @@ def networks():
     inputs = as_input(clips(32, seed=1))
     with torch.no_grad():
         network.train()(inputs)
-    quantized = in_layers(BrevitasLayers(MEAN, STD, int8.FORMAT))
-    copy_float_weights(network.eval(), quantized)
-    int8.quantize(quantized, [inputs], None)
+    network.eval()
+
+    def make(format):
+        quantized = in_layers(BrevitasLayers(MEAN, STD, format))
+        copy_float_weights(network, quantized)
+        return quantized
+
+    quantized = int8.quantize(make, [inputs], None).network
     return network, freeze(quantized, in_layers(FrozenLayers(MEAN, STD, int8.FORMAT)), CLIP)
 
 

@@ -1,6 +1,6 @@
 """Small networks, trained on embedded images, quantized by Brevitas with every scheme and frozen."""
 
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from stages.quantization.brevitas_layers import BrevitasLayers
 from stages.quantization.formats import Format
 from stages.quantization.freeze import freeze
 from stages.quantization.frozen_layers import FrozenLayers
+from stages.quantization.layer_formats import build_in_format
 
 MEAN, STD, SHAPE = fashion_mnist.MEAN, fashion_mnist.STD, fashion_mnist.INPUT_SHAPE
 MODELS = {"resnet8": resnet8, "tiny_cnn": tiny_cnn}
@@ -57,18 +58,32 @@ def in_layers(model, layers) -> nn.Module:
     return model.network(layers, SHAPE, 10).eval()
 
 
+def in_format(model, layer_set, format: Format) -> nn.Module:
+    """The model's network in a format, from a layer set, in evaluation mode."""
+    return build_in_format(lambda layers: in_layers(model, layers), partial(layer_set, MEAN, STD), format)
+
+
 @cache
 def quantized_case(model_name: str, scheme_name: str) -> Case:
-    """A small trained network of a model, quantized with a scheme; made once."""
+    """A small trained network of a model, quantized with a scheme as it is set by default; made once."""
+    training = {} if scheme_name in ("int8", "int16x8") else {"epochs": 1, "learning_rate": 0.01}
+    return make_case(model_name, scheme_name, **training)
+
+
+def make_case(model_name: str, scheme_name: str, **knobs) -> Case:
+    """The same with other settings."""
     model, scheme = MODELS[model_name], import_module(f"stages.schemes.{scheme_name}")
     torch.set_num_threads(1)  # on which training depends; other tests may have left another number
     torch.manual_seed(0)
     network = in_layers(model, FloatLayers(MEAN, STD))
     fit(network, epochs=3, learning_rate=0.05)
-    quantized = in_layers(model, BrevitasLayers(MEAN, STD, scheme.FORMAT))
-    quantized.load_state_dict(network.state_dict(), strict=False)
+
+    def make(format: Format) -> nn.Module:
+        quantized = in_format(model, BrevitasLayers, format)
+        quantized.load_state_dict(network.state_dict(), strict=False)
+        return quantized
+
     calibration = list(images("train", 200)[0].split(100))
-    knobs = {} if scheme_name in ("int8", "int16x8") else {"epochs": 1, "learning_rate": 0.01}
-    scheme.quantize(quantized, calibration, fit, **knobs)
-    frozen = freeze(quantized, in_layers(model, FrozenLayers(MEAN, STD, scheme.FORMAT)), SHAPE)
-    return Case(network, quantized.eval(), frozen, calibration, scheme.FORMAT)
+    quantized, format, _ = scheme.quantize(make, calibration, fit, **knobs)
+    frozen = freeze(quantized, in_format(model, FrozenLayers, format), SHAPE)
+    return Case(network, quantized.eval(), frozen, calibration, format)

@@ -60,9 +60,13 @@ def quantized(model, scheme):
     """The network in Brevitas' layers and frozen."""
     plugin = import_module(f"stages.schemes.{scheme}")
     torch.set_num_threads(1)
-    network = build(description(model, scheme), lambda mean, std: BrevitasLayers(mean, std, plugin.FORMAT))
-    copy_float_weights(float_network(model), network)
-    plugin.quantize(network, list(blurred_noise(32, 0, SHAPES[model]).split(16)), None)
+
+    def make(_):
+        network = build(description(model, scheme), BrevitasLayers)
+        copy_float_weights(float_network(model), network)
+        return network
+
+    network, *_ = plugin.quantize(make, list(blurred_noise(32, 0, SHAPES[model]).split(16)), None)
     return network.eval(), freeze(network, build(description(model, scheme)), SHAPES[model])
 
 

@@ -1,0 +1,35 @@
+"""qat: weights and activations of any width, also of single layers, by quantization-aware training.
+
+Weights have 1 to 8 bits, or are `ternary`, `stochastic_ternary` or `stochastic_binary`; activations have 1 to 8 bits.
+`layers` has the widths of single layers by their name: of weights where they have some, else of what they round to.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+from torch import Tensor
+
+from stages.knobs import Count, Positive
+from stages.quantization.formats import Format
+from stages.quantization.recipes import Make, Quantized, quantization_aware
+
+
+def quantize(
+    make: Make,
+    calibration: list[Tensor],
+    fine_tune: Callable[..., list[dict]],
+    *,
+    weights: Literal[1, 2, 3, 4, 5, 6, 7, 8, "ternary", "stochastic_ternary", "stochastic_binary"],
+    activations: Literal[1, 2, 3, 4, 5, 6, 7, 8],
+    edges: Literal[1, 2, 3, 4, 5, 6, 7, 8, "ternary", "stochastic_ternary", "stochastic_binary"] = 8,
+    sums: Literal[2, 3, 4, 5, 6, 7, 8] = 8,
+    layers: dict[str, int | str] = {},  # noqa: B006
+    epochs: Count = 4,
+    learning_rate: Positive = 0.02,
+) -> Quantized:
+    """Trained on from calibrated scales.
+
+    edges: of the weights of the first and the last layer. sums: of residual sums and of pooled features.
+    """
+    format = Format(weights, activations, sum_bits=sums, edge_bits=edges, layers=layers or None)
+    return quantization_aware(make, format, calibration, fine_tune, epochs=epochs, learning_rate=learning_rate)
