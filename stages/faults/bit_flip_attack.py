@@ -26,12 +26,14 @@ def attack(
     generator: torch.Generator,
     region: Literal["all", "weights", "inner_weights", "floats"] = "all",
     batch_size: Count = 128,
+    each: Count = 1,
     tries: NonNegativeInt = 8,
 ) -> Iterator[Step]:
     """Flips, step by step, the bits that raise the mean cross-entropy of the first `batch_size` images the most.
 
-    tries: candidates that are tried in a step, those first that the gradient promises the most of; 0: all (the paper).
+    each: bits of each tensor that are candidates, each by itself; 1 is the paper's search, more is a stronger one.
+    tries: candidates that are tried in a step, those first of which the gradient promises the most; 0: all of them.
     """
     inputs, labels = inputs[:batch_size], labels[:batch_size]
     memory = Memory(network, region)
-    return progressive_search(memory, inputs, lambda logits: losses(logits, labels).mean(), tries=tries)
+    return progressive_search(memory, inputs, lambda logits: losses(logits, labels).mean(), each=each, tries=tries)

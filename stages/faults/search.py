@@ -106,8 +106,8 @@ def _tried(memory: Memory, replay: Replay, candidate: _Candidate, objective: Obj
 def _first(candidates: list[_Candidate], tries: int) -> list[_Candidate]:
     """The candidates to try. Of those that promise as much, as exponents of float32 words do, the ones of later layers
     go first: they are near the logits, and quick to try."""
-    ordered = sorted(reversed(candidates), key=lambda candidate: candidate.promise, reverse=True)
-    return ordered[: tries or None]
+    ordered = sorted(enumerate(candidates), key=lambda placed: (placed[1].promise, placed[0]), reverse=True)
+    return [candidate for _, candidate in ordered[: tries or None]]
 
 
 def _gradients(memory: Memory, inputs: Tensor, objective: Objective) -> list[Tensor]:

@@ -35,6 +35,7 @@ def attack(
     mode: Literal["all_to_one", "one_to_one", "one_to_one_stealthy"] = "all_to_one",
     region: Literal["all", "weights", "inner_weights", "floats"] = "all",
     batch_size: Count = 128,
+    each: Count = 1,
     tries: NonNegativeInt = 8,
 ) -> Iterator[Step]:
     """Flips bits until all images that are meant, of `batch_size`, are taken for the target class.
@@ -55,7 +56,7 @@ def attack(
         return -found[:count].mean() - (found[count:].mean() if len(others) else 0.0)
 
     memory = Memory(network, region)
-    for step in progressive_search(memory, inputs[images], objective, tries=tries):
+    for step in progressive_search(memory, inputs[images], objective, each=each, tries=tries):
         yield step
         if (predictions(step.logits)[:count] == target).all():
             return
