@@ -23,7 +23,9 @@ from stages.norms import NORMS
 
 FLOAT_SCHEME = "fp32"  # the float network itself, hence no file of schemes/
 PLUGIN = "attack"  # the setting of an attack that names its file, where the attack has another name
+DRAWS = "draws"  # the setting of an attack on memory that says how often it is run
 EXTENDED = "extended"  # the section of what an extended evaluation asks for instead
+RENAMED = ("attacks", "faults")  # the sections whose entries may have other names than their files
 RETRAINING = "training"  # the setting of a defense that says how it trains, where it does so in its own way
 
 
@@ -169,6 +171,12 @@ class Limits(Section):
     defenses: dict[DefenseName, DefenseLimit] = {}
 
 
+class Checksums(Section):
+    """A defense of the memory under whose eyes faults are evaluated, too."""
+
+    group_size: Count
+
+
 class Evaluation(Section):
     epsilons: Annotated[dict[Norm, Annotated[list[Budget], SOME]], SOME]
     headline_epsilon: dict[Norm, Budget]
@@ -180,6 +188,8 @@ class Evaluation(Section):
     transfer: Annotated[list[str], UNIQUE]
     surrogates: Literal["all", "related"]
     limits: Limits
+    flips: Annotated[list[Count], SOME, UNIQUE] = [1, 2, 5, 10, 20, 50]  # numbers of bits, ascending
+    checksums: Checksums | None = None
 
 
 class Report(Section):
@@ -207,6 +217,7 @@ class Overrides(Section):
     attack: Override = Override()
     probe: Override = Override()
     diagnose: Override = Override()
+    bitflip: Override = Override()
     score: Override = Override()
     report: Override = Override()
 
@@ -246,6 +257,7 @@ class Params(Section):
     schemes: dict[str, Knobs]
     defenses: dict[str, Knobs]
     attacks: Annotated[dict[str, Knobs], SOME]
+    faults: dict[str, Knobs] = {}
     evaluation: Evaluation
     report: Report
     _written: dict[str, Any] = PrivateAttr()
@@ -262,6 +274,18 @@ class Params(Section):
     def settings_of(self, attack: str) -> dict[str, Any]:
         """What an entry of `attacks` sets of its attack's settings."""
         return {name: value for name, value in self.attacks[attack].items() if name != PLUGIN}
+
+    def settings_of_fault(self, fault: str) -> dict[str, Any]:
+        """What an entry of `faults` sets of its attack's settings."""
+        return {name: value for name, value in self.faults[fault].items() if name not in (PLUGIN, DRAWS)}
+
+    def draws(self, fault: str) -> int:
+        """How often an attack on memory is run: its file says how often, unless the entry does."""
+        return self.faults[fault].get(DRAWS, plugins.constant("faults", self.fault_plugin(fault), "DRAWS"))
+
+    def fault_plugin(self, fault: str) -> str:
+        """The file of stages/faults/ that an entry of `faults` runs: the one of its name, or what it says."""
+        return self.faults[fault].get(PLUGIN, fault)
 
     def settings_of_defense(self, defense: str) -> dict[str, Any]:
         """What `defenses` sets of a defense's own settings."""
@@ -441,18 +465,22 @@ def _read(path: Path) -> dict[str, Any]:
 def _check_knobs(written: dict[str, Any], faults: list[str]) -> dict[str, dict[str, dict[str, Any]]]:
     """The checked settings of all plugins that the file names, by folder; faults are appended."""
     checked = {}
-    for kind in ("schemes", "defenses", "attacks"):
+    for kind in ("schemes", "defenses", "attacks", "faults"):
         section = written.get(kind)
+        if kind == "faults" and kind not in written:  # it may be left out, and then is no setting of a job
+            continue
         checked[kind] = {}
         for name, given in section.items() if isinstance(section, dict) else ():
-            alias = {PLUGIN: given[PLUGIN]} if kind == "attacks" and isinstance(given, dict) and PLUGIN in given else {}
+            alias = {PLUGIN: given[PLUGIN]} if kind in RENAMED and isinstance(given, dict) and PLUGIN in given else {}
             plugin, known = alias.get(PLUGIN, name), plugins.names(kind)
             if plugin not in known:
-                unknown = f"attacks.{name}.{PLUGIN}: {plugin!r}" if alias else f"{kind}.{name}:"
+                unknown = f"{kind}.{name}.{PLUGIN}: {plugin!r}" if alias else f"{kind}.{name}:"
                 faults.append(f"{unknown} is unknown{plugins.nearest(plugin, known)}")
             elif given is None or isinstance(given, dict):
                 knobs = {key: value for key, value in (given or {}).items() if key not in alias}
                 retraining = {}
+                if kind == "faults" and DRAWS in knobs:
+                    alias |= _check_draws(knobs.pop(DRAWS), (kind, name, DRAWS), faults)
                 if kind == "defenses" and RETRAINING in knobs and not plugins.is_filter(plugin):
                     retraining = _check_retraining(knobs.pop(RETRAINING), (kind, name, RETRAINING), faults)
                 try:
@@ -460,6 +488,14 @@ def _check_knobs(written: dict[str, Any], faults: list[str]) -> dict[str, dict[s
                 except ValidationError as error:
                     faults += _sentences(error, plugins.knobs(kind, plugin), (kind, name))
     return checked
+
+
+def _check_draws(given: Any, location: tuple, faults: list[str]) -> dict[str, int]:
+    """How often an attack on memory is run, under its key, or nothing where there is a fault, which is appended."""
+    if isinstance(given, int) and not isinstance(given, bool) and given >= 1:
+        return {DRAWS: given}
+    faults.append(f"{'.'.join(location)}: {given!r} should be a whole number of at least 1")
+    return {}
 
 
 def _check_retraining(given: Any, location: tuple, faults: list[str]) -> dict[str, dict[str, Any]]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from stages.faults.memory import WEIGHTS, Bit, Stored, stored_tensors
+from stages.faults.memory import WEIGHTS, Memory, Stored, stored_tensors
 
 SIGNATURE_BITS = 2
 
@@ -43,14 +43,14 @@ class Checksums:
         """Per layer which groups have another signature now: bool [groups]."""
         return {layer: self._signatures(stored) != self._kept[layer] for layer, stored in self.protected.items()}
 
-    def detected(self, bits: Iterable[Bit]) -> int:
-        """How many of these bits lie in a group that fails."""
-        failing = self.failing()
-        return sum(
-            bool(failing[bit.layer][bit.index % len(failing[bit.layer])])
-            for bit in bits
-            if bit.layer in failing and bit.tensor == self.protected[bit.layer].tensor
-        )
+    def seen(self, memory: Memory, addresses: Iterable[int]) -> int:
+        """How many of the bits at these addresses of a memory lie in a group that fails."""
+        failing, count = self.failing(), 0
+        for stored, numbers in memory.numbers(addresses):
+            if stored.kind == WEIGHTS and stored.layer in failing:
+                groups = self._groups(stored)[torch.from_numpy(numbers // stored.bits)]
+                count += int(failing[stored.layer][groups].sum())
+        return count
 
     @contextmanager
     def recovered(self) -> Iterator[None]:

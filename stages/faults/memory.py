@@ -9,7 +9,7 @@ word from the least significant bit up. Flips are made in the network itself, in
 again: they work on the bits, so that a float32 word may also become infinite or no number, and come back.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -133,18 +133,25 @@ class Memory:
 
         Raises IndexError where one lies outside the region.
         """
+        addresses = list(addresses)
+        for stored, numbers in self.numbers(addresses):
+            masks = np.zeros(stored.values.numel(), dtype=np.int64)
+            np.bitwise_xor.at(masks, numbers // stored.bits, 1 << (numbers % stored.bits))
+            stored.flip(torch.from_numpy(masks).to(stored.values.device))
+        self._flipped.symmetric_difference_update(addresses)
+
+    def numbers(self, addresses: Iterable[int]) -> Iterator[tuple[Stored, np.ndarray]]:
+        """The tensors that hold bits of these addresses, and the numbers int64 [bits] that they have in the tensor.
+
+        Raises IndexError where one lies outside the region.
+        """
         addresses = np.fromiter(addresses, dtype=np.int64)
         if len(addresses) and (addresses.min() < 0 or addresses.max() >= self.size):
-            raise IndexError(
-                f"an address of {addresses.min()} to {addresses.max()}, expected bits 0 to {self.size - 1}"
-            )
+            ends = f"{addresses.min()} to {addresses.max()}"
+            raise IndexError(f"an address of {ends}, expected bits 0 to {self.size - 1}")
         places = np.searchsorted(self._starts, addresses, side="right") - 1
         for place in np.unique(places):
-            stored, here = self.tensors[place], addresses[places == place] - self._starts[place]
-            masks = np.zeros(stored.values.numel(), dtype=np.int64)
-            np.bitwise_xor.at(masks, here // stored.bits, 1 << (here % stored.bits))
-            stored.flip(torch.from_numpy(masks).to(stored.values.device))
-        self._flipped.symmetric_difference_update(addresses.tolist())
+            yield self.tensors[place], addresses[places == place] - self._starts[place]
 
     def restore(self) -> None:
         """Makes every bit what it was."""

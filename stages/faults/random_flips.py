@@ -8,8 +8,10 @@ from torch import Tensor
 
 from stages.faults.memory import Memory
 from stages.faults.search import Step
+from stages.knobs import Fraction
 
 DRAWS = 100
+RATES = [1e-5, 1e-4, 1e-3, 1e-2]
 SEARCHES = False
 
 
@@ -21,7 +23,7 @@ def attack(
     flips: list[int],
     generator: torch.Generator,
     region: Literal["all", "weights", "inner_weights", "floats"] = "all",
-    rates: list[float] = (1e-5, 1e-4, 1e-3, 1e-2),
+    rates: list[Fraction] = RATES,
 ) -> Iterator[Step]:
     """Flips as many bits as each of `flips`, and as each bit-error rate of `rates` makes of the region, in one order.
 
