@@ -4,6 +4,7 @@ Everything is a distribution over draws (batches of images, or random bits), and
 """
 
 from math import inf
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,7 +39,7 @@ def fault_rows(faults: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     Flags: what makes the clean row untrustworthy, and `noise_beats_attack` where as many random flips leave
     significantly less than a search does (one-sided Mann-Whitney test over draws, p < .01).
     """
-    clean = table[table["threat"] == "clean"].set_index(VARIANT)["flags"]
+    clean = _clean(table, "flags")
     random = {key: _accuracy(rows) for key, rows in _cells(faults[~faults["searches"]])}
     weaker = {}
     for (*attack, flips), accuracies in random.items():
@@ -47,7 +48,7 @@ def fault_rows(faults: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     for (*attack, flips), rows in _cells(faults):
         accuracy = _accuracy(rows)
         low, high = t_interval(accuracy) if len(accuracy) > 1 else (accuracy.mean(),) * 2
-        flags = {*filter(None, clean.loc[tuple(attack[:5])].split(";"))} & {"below_quality_target"}
+        flags = set(clean[tuple(attack[:5])].split(";")) & {"below_quality_target"}
         rivals = weaker.get((*attack[:5], flips), []) if rows["searches"].iloc[0] else []
         if any(_significantly_less(rival, accuracy) for rival in rivals):
             flags.add("noise_beats_attack")
@@ -70,7 +71,7 @@ def bit_flips_table(faults: pd.DataFrame, table: pd.DataFrame, variants: pd.Data
     - `unpredicted`: the share of samples whose logits are no numbers; they count as wrong.
     - `targeted_success`: the share of samples at which a targeted attack aims that its target class gets.
     """
-    clean = _clean(table)
+    clean = _clean(table, "accuracy")
     sizes = variants.set_index(VARIANT)["weight_bytes"]
     found = []
     for (*attack, flips), rows in _cells(faults):
@@ -98,7 +99,7 @@ def flips_to_chance_table(faults: pd.DataFrame, table: pd.DataFrame, variants: p
       infinite where it did not in so many draws within `budget`, the most flips that were tried.
     - `weight_bytes`, `clean_accuracy`: of the network, or their means over seeds.
     """
-    clean, sizes, found = _clean(table), variants.set_index(VARIANT)["weight_bytes"], []
+    clean, sizes, found = _clean(table, "accuracy"), variants.set_index(VARIANT)["weight_bytes"], []
     untargeted = faults[faults["target"].isna()]
     needed = untargeted.assign(
         needed=untargeted["flips"].where(_accuracy(untargeted) <= CHANCE / untargeted["num_classes"], inf)
@@ -123,8 +124,10 @@ def flips_to_chance_table(faults: pd.DataFrame, table: pd.DataFrame, variants: p
 
 
 def flipped_bits_table(flipped: pd.DataFrame) -> pd.DataFrame:
-    """Columns `FLIPPED_BITS`: how many of the bits that an attack flipped, over all of its draws, are this bit of the
-    words of this tensor, and which share of all that is. `flipped` is the concatenation of all files of flipped bits."""
+    """Columns `FLIPPED_BITS`: how many of the bits that an attack flipped are this bit of this tensor's words.
+
+    Over all draws, and as a share of all its flips. `flipped` is the concatenation of all files of flipped bits.
+    """
     places = ["layer", "tensor", "kind", "width", "bit"]
     counted = flipped.groupby([*ATTACK, *places]).size().rename("flips").reset_index()
     share = counted["flips"] / counted.groupby(ATTACK)["flips"].transform("sum")
@@ -143,12 +146,10 @@ def _accuracy(rows: pd.DataFrame) -> pd.Series:
     return rows["correct"] / rows["n"]
 
 
-def _clean(table: pd.DataFrame) -> dict[tuple, float]:
-    """Clean accuracy of each network of one seed."""
+def _clean(table: pd.DataFrame, column: str) -> dict[tuple, Any]:
+    """A column of the clean row of each network of one seed."""
     rows = table[(table["threat"] == "clean") & (table["seed"].astype(str) != "all")]
-    return dict(
-        zip(rows[VARIANT].astype({"seed": int}).itertuples(index=False, name=None), rows["accuracy"], strict=True)
-    )
+    return dict(zip(rows[VARIANT].astype({"seed": int}).itertuples(index=False, name=None), rows[column], strict=True))
 
 
 def _quantile(values: pd.Series, share: float) -> float:

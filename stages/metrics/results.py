@@ -33,10 +33,10 @@ def results(
 
     `scores` is the concatenation of all scores files, `quality_targets` maps a dataset and then a model to the clean
     accuracy, in [0,1], that its undefended fp32 and int8 networks must reach, `probes` is the concatenation of all
-    probes files, `faults` of all files of attacks on memory, where the study has any. Beside a row for each attack there is one for the worst case over attacks
-    (threat `worst_case`, attack `all`) per norm and epsilon, and, where there are several seeds, one over seeds (seed
-    `all`), a worst case over those seeds whose attacks are the first seed's. Rows where any input was allowed (epsilon
-    1 in linf, else infinite) are in the table, and in no figure.
+    probes files and `faults` of all faults files, where the study has any. Beside a row for each attack there is one
+    for the worst case over attacks (threat `worst_case`, attack `all`) per norm and epsilon, and, where there are
+    several seeds, one over seeds (seed `all`), a worst case over those seeds whose attacks are the first seed's. Rows
+    where any input was allowed (epsilon 1 in linf, else infinite) are in the table, and in no figure.
 
     Attacks on memory have the threat `bit_flip` and `flips` above 0: accuracies are means over draws and intervals
     t-intervals over these (`stages.metrics.faults`).
@@ -63,7 +63,8 @@ def results(
     combined = members(attacked)
     table["combined"] = [_without_seeds(combined.get(cell, ())) for cell in cells]
     if faults is not None:
-        table = pd.concat([table, fault_rows(faults, table).assign(combined=frozenset())], ignore_index=True)
+        flipped = fault_rows(faults, table)
+        table = pd.concat([table, flipped.assign(combined=[frozenset()] * len(flipped))], ignore_index=True)
     per_seed = _ordered(table).astype({"seed": str})
     return pd.concat([per_seed[COLUMNS], _over_seeds(per_seed)], ignore_index=True)
 
