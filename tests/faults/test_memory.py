@@ -5,7 +5,10 @@ import torch
 from torch import nn
 
 from stages.faults.memory import Memory, Stored, stored_tensors
-from stages.quantization.frozen_layers import check_exact
+from stages.models import dscnn, mobilenetv1_025, resnet20
+from stages.models.layers import FloatLayers
+from stages.quantization.formats import Format
+from stages.quantization.frozen_layers import FrozenLayers, check_exact
 from tests.faults.networks import SHAPE, floating, frozen, images, same, state
 
 
@@ -86,6 +89,17 @@ def test_the_memory_holds_every_tensor_of_a_network_but_counters():
     for network in (frozen(8), floating()):
         names = {name for name in network.state_dict() if not name.endswith("num_batches_tracked")}
         assert {stored.name for stored in stored_tensors(network)} == names
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"), [(resnet20, (3, 32, 32)), (mobilenetv1_025, (3, 96, 96)), (dscnn, (1, 1, 16_000))]
+)
+def test_every_model_has_a_memory_of_what_it_stores(model, shape):
+    for layers in (FloatLayers((0.5,) * shape[0], 0.5), FrozenLayers((0.5,) * shape[0], 0.5, Format(4, 4))):
+        network = model.network(layers, shape, 10)
+        counters = ("num_batches_tracked", "masks")
+        names = {name for name in network.state_dict() if not name.endswith(counters)}
+        assert {stored.name for stored in Memory(network).tensors} == names
 
 
 def test_regions_are_parts_of_memory():
