@@ -194,6 +194,20 @@ use rule prepare as diagnose with:
         stage="diagnose",
 
 
+use rule prepare as bitflip with:
+    input:
+        inputs("bitflip"),
+    output:
+        "data/faults/{item}.parquet",
+        "data/flipped/{item}.parquet",
+    log:
+        "logs/bitflip/{item}.log",
+    benchmark:
+        "logs/bitflip/{item}.tsv"
+    params:
+        stage="bitflip",
+
+
 rule report:
     input:
         inputs("report", "all"),

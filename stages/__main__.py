@@ -25,6 +25,7 @@ RULES = {
     "attack": "craft adversarial inputs against a network",
     "probe": "test an attack: with twice its budget, and where an adversarial example is known to exist",
     "score": "judge a network on clean or adversarial inputs, one row a sample",
+    "bitflip": "flip bits in a network's memory",
     "diagnose": "say what quantization did to a network's gradients, logits and distance to the decision boundary",
     "report": "gather all scores into tables, figures and one page (ITEM is `all`)",
 }

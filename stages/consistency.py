@@ -38,6 +38,7 @@ def impossible(params: Any) -> Iterator[str]:
     yield from _impossible_epsilons(params)
     yield from _impossible_transfer(params)
     yield from _impossible_limits(params)
+    yield from _impossible_faults(params)
 
 
 def _misfit(dataset: str, model: str) -> Iterator[str]:
@@ -322,3 +323,20 @@ def _unattacked(params: Any) -> Iterator[str]:
             )
         yield from (fault for fault in faults if fault not in told)
         told |= set(faults)
+
+
+def _impossible_faults(params: Any) -> Iterator[str]:
+    """Names of attacks on memory, which stand beside those on inputs in every table; and numbers of flips."""
+    for name in params.faults:
+        plugin = params.fault_plugin(name)
+        if not ATTACK_NAME.fullmatch(name):
+            yield f"faults.{name}: {name!r} should be lower-case letters, digits and '_', starting with a letter"
+        elif name in RESERVED or name in params.attacks:
+            yield f"faults.{name}: {name!r} has a meaning of its own, expected another name"
+        elif name != plugin and name in plugins.names("faults"):
+            yield f"faults.{name}.attack: {plugin!r} is another attack than {name!r}, expected another name for it"
+    flips = params.evaluation.flips
+    if flips != sorted(flips):
+        yield f"evaluation.flips: {flips} should be ascending"
+    for name in sorted({"flips", "checksums"} & params.evaluation.model_fields_set if not params.faults else ()):
+        yield f"evaluation.{name}: is for attacks on memory, expected some in faults"

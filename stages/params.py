@@ -33,13 +33,14 @@ from stages.norms import NORMS
 FLOAT_SCHEME = "fp32"  # the float network itself, hence no file of schemes/
 PLUGIN = "attack"  # the setting of an attack that names its file, where the attack has another name
 SCHEME = "scheme"  # the same of a number format
-FILE_KEYS = {"attacks": PLUGIN, "schemes": SCHEME}
+FILE_KEYS = {"attacks": PLUGIN, "faults": PLUGIN, "schemes": SCHEME}
+DRAWS = "draws"  # the setting of an attack on memory that says how often it is run
 EXTENDED = "extended"  # the section of what an extended evaluation asks for instead
 RETRAINING = "training"  # the setting of a defense that says how it trains, where it does so in its own way
 
 
 # By section, the settings that are the plan's and not the plugin's.
-SPECIAL = {"attacks": (PLUGIN, EOT), "defenses": (BEFORE,), "schemes": (SCHEME,)}
+SPECIAL = {"attacks": (PLUGIN, EOT), "faults": (PLUGIN,), "defenses": (BEFORE,), "schemes": (SCHEME,)}
 
 
 class ParamsError(ValueError):
@@ -184,6 +185,12 @@ class Limits(Section):
     defenses: dict[DefenseName, DefenseLimit] = {}
 
 
+class Checksums(Section):
+    """A defense of the memory under whose eyes faults are evaluated, too."""
+
+    group_size: Count
+
+
 class Evaluation(Section):
     epsilons: Annotated[dict[Norm, Annotated[list[Budget], SOME]], SOME]
     headline_epsilon: dict[Norm, Budget]
@@ -195,6 +202,8 @@ class Evaluation(Section):
     transfer: Annotated[list[str], UNIQUE]
     surrogates: Literal["all", "related"]
     limits: Limits
+    flips: Annotated[list[Count], SOME, UNIQUE] = [1, 2, 5, 10, 20, 50]  # numbers of bits, ascending
+    checksums: Checksums | None = None
 
 
 class Report(Section):
@@ -222,6 +231,7 @@ class Overrides(Section):
     attack: Override = Override()
     probe: Override = Override()
     diagnose: Override = Override()
+    bitflip: Override = Override()
     score: Override = Override()
     report: Override = Override()
 
@@ -261,6 +271,7 @@ class Params(Section):
     schemes: dict[str, Knobs]
     defenses: dict[str, Knobs]
     attacks: Annotated[dict[str, Knobs], SOME]
+    faults: dict[str, Knobs] = {}
     evaluation: Evaluation
     report: Report
     _written: dict[str, Any] = PrivateAttr()
@@ -281,6 +292,18 @@ class Params(Section):
     def eot_samples(self, attack: str) -> int:
         """How many draws of a random network each gradient of an attack averages."""
         return self.attacks[attack].get(EOT, self.evaluation.eot_samples)
+
+    def settings_of_fault(self, fault: str) -> dict[str, Any]:
+        """What an entry of `faults` sets of its attack's settings."""
+        return {name: value for name, value in self.faults[fault].items() if name not in (PLUGIN, DRAWS)}
+
+    def draws(self, fault: str) -> int:
+        """How often an attack on memory is run: its file says how often, unless the entry does."""
+        return self.faults[fault].get(DRAWS, plugins.constant("faults", self.fault_plugin(fault), "DRAWS"))
+
+    def fault_plugin(self, fault: str) -> str:
+        """The file of stages/faults/ that an entry of `faults` runs: the one of its name, or what it says."""
+        return self.faults[fault].get(PLUGIN, fault)
 
     def settings_of_defense(self, defense: str) -> dict[str, Any]:
         """What `defenses` sets of a defense's own settings."""
@@ -485,8 +508,10 @@ def _read(path: Path) -> dict[str, Any]:
 def _check_knobs(written: dict[str, Any], faults: list[str]) -> dict[str, dict[str, dict[str, Any]]]:
     """The checked settings of all plugins that the file names, by folder; faults are appended."""
     checked = {}
-    for kind in ("schemes", "defenses", "attacks"):
+    for kind in ("schemes", "defenses", "attacks", "faults"):
         section = written.get(kind)
+        if kind == "faults" and kind not in written:  # it may be left out, and then is no setting of a job
+            continue
         checked[kind] = {}
         for name, given in section.items() if isinstance(section, dict) else ():
             special = SPECIAL.get(kind, ()) if isinstance(given, dict) else ()
@@ -499,6 +524,8 @@ def _check_knobs(written: dict[str, Any], faults: list[str]) -> dict[str, dict[s
             elif given is None or isinstance(given, dict):
                 knobs = {key: value for key, value in (given or {}).items() if key not in alias}
                 retraining = {}
+                if kind == "faults" and DRAWS in knobs:
+                    alias |= _check_draws(knobs.pop(DRAWS), (kind, name, DRAWS), faults)
                 if kind == "defenses" and RETRAINING in knobs and not plugins.is_filter(plugin):
                     retraining = _check_retraining(knobs.pop(RETRAINING), (kind, name, RETRAINING), faults)
                 try:
@@ -512,6 +539,14 @@ def _named_schemes(section: Any) -> list[str]:
     """The entries of `schemes` that say which file they run."""
     entries = section.items() if isinstance(section, dict) else ()
     return [name for name, given in entries if isinstance(given, dict) and SCHEME in given]
+
+
+def _check_draws(given: Any, location: tuple, faults: list[str]) -> dict[str, int]:
+    """How often an attack on memory is run, under its key, or nothing where there is a fault, which is appended."""
+    if isinstance(given, int) and not isinstance(given, bool) and given >= 1:
+        return {DRAWS: given}
+    faults.append(f"{'.'.join(location)}: {given!r} should be a whole number of at least 1")
+    return {}
 
 
 def _check_retraining(given: Any, location: tuple, faults: list[str]) -> dict[str, dict[str, Any]]:

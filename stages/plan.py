@@ -13,10 +13,15 @@ from stages.params import FLOAT_SCHEME, Params
 
 UNDEFENDED = "none"
 CLEAN = "clean"  # the score of unperturbed inputs, named like an attack
+JUDGEMENTS = ("score", "probe", "diagnose", "bitflip")  # the rules whose results the report gathers
 SUFFIXES = (".json", ".safetensors")
 RESULTS = "data/results"
 FIGURES = ("accuracy_vs_epsilon", "distance", "examples", "heatmap", "pareto", "transfer")
 WORST_CASE = f"{RESULTS}/worst_case.csv"
+
+# Of a study that attacks the memory of its networks.
+FAULT_FIGURES = ("accuracy_vs_flips", "flipped_bits")
+FAULT_TABLES = (f"{RESULTS}/bit_flips.csv", f"{RESULTS}/flips_to_chance.csv", f"{RESULTS}/flipped_bits.csv")
 
 CLAIMS = f"{RESULTS}/claims.csv"  # of a study that judges a paper's
 
@@ -100,6 +105,14 @@ class Variant:
     def diagnostics(self) -> str:
         """The path, without the suffix, of what quantization did to it."""
         return f"data/diagnostics/{self.name}"
+
+    def faults(self, fault: str) -> str:
+        """The path, without the suffix, of what an attack on its memory left of it."""
+        return f"data/faults/{self.name}-{fault}"
+
+    def flipped(self, fault: str) -> str:
+        """The path, without the suffix, of the bits that an attack on its memory flipped."""
+        return f"data/flipped/{self.name}-{fault}"
 
     def score(self, attack: str) -> str:
         """The path, without the suffix, of its scores under an attack, or "clean"."""
@@ -229,8 +242,14 @@ def tasks(params: Params) -> list[Task]:
         *(_score(params, variant, attack) for variant, attack in scored),
         *(_probe(params, variant, attack) for variant, attack in crafted if _is_probed(params, attack)),
         *(_diagnose(params, variant) for variant in attacked if _is_diagnosed(params, variant)),
+        *(
+            _bitflip(params, variant, fault)
+            for variant in attacked
+            if not variant.is_filtered
+            for fault in params.faults
+        ),
     ]
-    report = _report(params, [task for task in made if task.job.rule in ("score", "probe", "diagnose")])
+    report = _report(params, [task for task in made if task.job.rule in JUDGEMENTS])
     return [replace(task, job=replace(task.job, params=params.places(task.job.params))) for task in (*made, report)]
 
 
@@ -417,6 +436,20 @@ def _diagnose(params: Params, variant: Variant) -> Task:
     return Task(job, variant.dataset, variant)
 
 
+def _bitflip(params: Params, variant: Variant, fault: str) -> Task:
+    """An attack on the memory of a network; the memory behind a filter is the undefended network's."""
+    plugin, asked = params.fault_plugin(fault), params.values["evaluation"]
+    evaluation = [f"evaluation.{key}" for key in ("flips", "checksums") if asked.get(key) is not None]
+    job = Job(
+        item=f"{variant.name}-{fault}",
+        inputs=_files(variant.prepared, variant.network),
+        params=("device", "threads", *params.keys_of_samples(variant.defense), *evaluation, f"faults.{fault}"),
+        outputs=(variant.faults(fault) + ".parquet", variant.flipped(fault) + ".parquet"),
+        **_code("bitflip", faults=plugin, models=variant.model),
+    )
+    return Task(job, variant.dataset, variant, fault, plugin)
+
+
 def _report(params: Params, judgements: list[Task]) -> Task:
     shown = _shown(params)
     inputs = [
@@ -431,11 +464,13 @@ def _report(params: Params, judgements: list[Task]) -> Task:
         *FIGURES,
         *(DIAGNOSTIC_FIGURES if diagnosed else ()),
         *(UNCERTAINTY_FIGURES if uncertain else ()),
+        *(FAULT_FIGURES if params.faults else ()),
     ]
     claims = [params.report.claims] if params.report.claims else []
     asked = [
         *([DIAGNOSTICS] if diagnosed else []),
         *([UNCERTAINTY] if uncertain else []),
+        *(FAULT_TABLES if params.faults else ()),
         *([CLAIMS] if claims else []),
     ]
     tables = [f"{RESULTS}/results.csv", f"{RESULTS}/variants.csv", WORST_CASE, *asked]

@@ -38,6 +38,7 @@ CONTRACTS = {
     "schemes": Contract(("quantize",)),
     "defenses": Contract(("loss", "filter"), frozenset({"generator", "teacher", "sources"})),
     "attacks": Contract(("attack",), frozenset({"epsilons", "generator"})),
+    "faults": Contract(("attack",), frozenset({"flips", "generator", "goal"})),
     "claims": Contract(("claims",)),
 }
 

@@ -13,6 +13,7 @@ from stages.claims.claim import Claim, claims_table
 from stages.claims.evidence import Evidence
 from stages.datasets.arrays import fractions
 from stages.metrics.diagnostics import diagnostics_table
+from stages.metrics.faults import bit_flips_table, flipped_bits_table, flips_to_chance_table
 from stages.metrics.results import (
     EPSILON_TOLERANCE,
     csv_text,
@@ -23,7 +24,7 @@ from stages.metrics.results import (
 )
 from stages.metrics.uncertainty import uncertainty_table
 from stages.norms import in_order
-from stages.reporting import attackers, diagnostics, examples, uncertainty
+from stages.reporting import attackers, diagnostics, examples, faults, uncertainty
 from stages.reporting.distances import distances
 from stages.reporting.figures import FIGURES, groups, svg
 from stages.reporting.page import page
@@ -44,9 +45,10 @@ def run(task, params, outputs) -> None:
     scores = _gathered(job, "scores")
     probes = _gathered(job, "probes")
     diagnosed = _gathered(job, "diagnostics")
+    flips = _gathered(job, "faults"), _gathered(job, "flipped")
     networks = [json.loads(file.read_text()) for folder in NETWORK_FOLDERS for file in _inputs(job, folder, ".json")]
     strip = _strip(job, scores, headlines, settings["report"]["examples"])
-    texts = _texts(scores, probes, diagnosed, networks, strip, headlines, settings)
+    texts = _texts(scores, probes, diagnosed, flips, networks, strip, headlines, settings)
     for product in job.products:
         name = Path(product).name
         if name not in texts:
@@ -60,6 +62,7 @@ def _texts(
     scores: pd.DataFrame,
     probes: pd.DataFrame | None,
     diagnosed: pd.DataFrame | None,
+    flips: tuple[pd.DataFrame | None, pd.DataFrame | None],
     networks: list[dict],
     strip: list[examples.Row],
     headlines: dict[str, float],
@@ -67,7 +70,8 @@ def _texts(
 ) -> dict[str, str]:
     """What each product holds, by file name. The headline numbers are those of the first of `headlines`."""
     norm = next(iter(headlines))
-    table = results(scores, settings["report"]["quality_targets"], probes)
+    left, flipped = flips
+    table = results(scores, settings["report"]["quality_targets"], probes, left)
     variants = variants_table(networks)
     drawn = groups(table, variants, headlines, distances(scores, table))
     figures = {
@@ -92,6 +96,16 @@ def _texts(
             f"{name}.svg": svg([(group.title, figure(group)) for group in drawn], "Nothing to draw.")
             for name, figure in attackers.FIGURES.items()
         }
+    faulted = []
+    if left is not None:
+        by_flips, bits = bit_flips_table(left, table, variants), flipped_bits_table(flipped)
+        faulted = faults.attacked(by_flips, bits, variants)
+        tables |= {"bit_flips.csv": csv_text(by_flips), "flipped_bits.csv": csv_text(bits)}
+        tables["flips_to_chance.csv"] = csv_text(flips_to_chance_table(left, table, variants))
+        figures |= {
+            f"{name}.svg": svg([(group.title, figure(group)) for group in faulted], "Nothing to draw.")
+            for name, figure in faults.FIGURES.items()
+        }
     judged = _judged(settings["report"]["claims"], Evidence(table, scores, diagnosed, variants, headlines))
     if judged is not None:
         tables["claims.csv"] = csv_text(claims_table(judged))
@@ -104,7 +118,7 @@ def _texts(
             "variants.csv": csv_text(variants),
             "worst_case.csv": csv_text(worst_case_table(table, norm)),
             "metrics.json": json.dumps(metrics(table, norm, headlines[norm]), indent=2) + "\n",
-            "report.html": page(table, drawn, subjects, strip, settings["study"], settings, judged, curves),
+            "report.html": page(table, drawn, subjects, strip, settings["study"], settings, judged, curves, faulted),
         }
     )
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from stages.metrics.cells import DISTANCES, EFFORT, VARIANT, Cell, Outcomes, outcomes
+from stages.metrics.faults import fault_rows
 from stages.metrics.flags import flags
 from stages.metrics.intervals import t_interval, wilson
 from stages.metrics.worst_case import members, worst_case
@@ -24,16 +25,22 @@ THREATS = ["clean", "white_box", "adaptive", "black_box", "transfer", "bit_flip"
 
 
 def results(
-    scores: pd.DataFrame, quality_targets: dict[str, dict[str, float]], probes: pd.DataFrame | None = None
+    scores: pd.DataFrame,
+    quality_targets: dict[str, dict[str, float]],
+    probes: pd.DataFrame | None = None,
+    faults: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """The result table: columns `COLUMNS`, one row a (network, threat, surrogate, attack, norm, grid, epsilon, flips).
 
     `scores` is the concatenation of all scores files, `quality_targets` maps a dataset and then a model to the clean
     accuracy, in [0,1], that its undefended fp32 and int8 networks must reach, `probes` is the concatenation of all
-    probes files, where the study has any. Beside a row for each attack there is one for the worst case over attacks
-    (threat `worst_case`, attack `all`) per norm and epsilon, and, where there are several seeds, one over seeds (seed
-    `all`), a worst case over those seeds whose attacks are the first seed's. Rows where any input was allowed (epsilon
-    1 in linf, else infinite) are in the table, and in no figure.
+    probes files and `faults` of all faults files, where the study has any. Beside a row for each attack there is one
+    for the worst case over attacks (threat `worst_case`, attack `all`) per norm and epsilon, and, where there are
+    several seeds, one over seeds (seed `all`), a worst case over those seeds whose attacks are the first seed's. Rows
+    where any input was allowed (epsilon 1 in linf, else infinite) are in the table, and in no figure.
+
+    Attacks on memory have the threat `bit_flip` and `flips` above 0: accuracies are means over draws and intervals
+    t-intervals over these (`stages.metrics.faults`).
 
     - `seed` is text: a number or `all`.
     - `n` counts what the interval is over: samples (95 % Wilson interval), or seeds in rows `all` (95 % t-interval).
@@ -56,6 +63,9 @@ def results(
     table["ci_low"], table["ci_high"] = wilson(table["correct"], table["n"])
     combined = members(attacked)
     table["combined"] = [_without_seeds(combined.get(cell, ())) for cell in cells]
+    if faults is not None:
+        flipped = fault_rows(faults, table)
+        table = pd.concat([table, flipped.assign(combined=[frozenset()] * len(flipped))], ignore_index=True)
     per_seed = _ordered(table).astype({"seed": str})
     return pd.concat([per_seed[COLUMNS], _over_seeds(per_seed)], ignore_index=True)
 

@@ -129,9 +129,9 @@ def groups(
 
     `variants` is the table of footprints (one row a variant): schemes are ordered by the bytes of their weights, the
     largest first, defenses by name after `none`. `headlines` has the headline epsilon of each norm, in the order of
-    the groups. Rows where any input was allowed are left out.
+    the groups. Rows where any input was allowed are left out, and attacks on memory, which have figures of their own.
     """
-    rows = _once(_with_labels(results[~is_unbounded(results)]))
+    rows = _once(_with_labels(results[~is_unbounded(results) & (results["flips"] == 0)]))
     evaluated = set(rows.loc[rows["threat"] == "worst_case", "norm"])
     norms = [norm for norm in headlines if norm in evaluated] or [""]
     return [

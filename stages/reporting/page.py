@@ -14,9 +14,10 @@ from markupsafe import Markup
 from stages.claims.claim import NO, UNDECIDED, YES, Claim, shown
 from stages.metrics.flags import MEANINGS
 from stages.metrics.results import split_flags, variant_names
-from stages.reporting import attackers, diagnostics, uncertainty
+from stages.reporting import attackers, diagnostics, faults, uncertainty
 from stages.reporting.diagnostics import Diagnosed
 from stages.reporting.examples import Row
+from stages.reporting.faults import Attacked
 from stages.reporting.figures import (
     FIGURES,
     THEMES,
@@ -207,11 +208,12 @@ def page(
     settings: dict,
     claims: list[Claim] | None = None,
     uncertain: Sequence[Uncertain] = (),
+    faulted: Sequence[Attacked] = (),
 ) -> str:
     """The report as HTML, the same bytes for the same arguments.
 
-    `diagnosed` is empty where the study does not diagnose its networks, and then the page has none of its sections;
-    so is `uncertain` where no network says how sure it is.
+    `diagnosed` is empty where the study does not diagnose its networks, `uncertain` where no network says how sure it
+    is, `faulted` where their memory is not attacked, and then the page has none of their sections.
     `study` has the `title` and the `question`; `settings` are printed. Without `claims` there is no section of them.
     """
     environment = Environment(
@@ -221,7 +223,7 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    charts, sections = _sections(groups, diagnosed, uncertain)
+    charts, sections = _sections(groups, diagnosed, uncertain, faulted)
     constants, table = table_columns(results)
     data = {
         "charts": charts,
@@ -242,7 +244,7 @@ def page(
         strip=strip,
         constants=constants,
         flags=_flags(results),
-        glossary=GLOSSARY,
+        glossary=GLOSSARY | (faults.GLOSSARY if faulted else {}),
         settings=yaml.safe_dump(_readable(settings), sort_keys=False, allow_unicode=True, width=100),
         vega=Markup(vl_convert.javascript_bundle()),
         data=data,
@@ -277,7 +279,7 @@ def _answers(claims: list[Claim]) -> str:
 
 
 def _sections(
-    groups: list[Group], diagnosed: list[Diagnosed], uncertain: Sequence[Uncertain]
+    groups: list[Group], diagnosed: list[Diagnosed], uncertain: Sequence[Uncertain], faulted: Sequence[Attacked]
 ) -> tuple[list[dict], list[dict]]:
     """The charts' specifications, and the sections that refer to them by number."""
     charts, sections = [], []
@@ -291,6 +293,9 @@ def _sections(
             drawn[name] = (section, groups, attackers.FIGURES[name], attackers.description)
         for name, section in UNCERTAINTY_SECTIONS.items():
             drawn[name] = (section, uncertain, uncertainty.FIGURES[name], uncertainty.description)
+    if faulted:
+        for name, section in faults.SECTIONS.items():
+            drawn[name] = (section, faulted, faults.FIGURES[name], faults.description)
     for name, ((link, title, reading, nothing), subjects, figure, describe) in drawn.items():
         figures = []
         for subject in subjects:
@@ -344,11 +349,14 @@ def commands(results: pd.DataFrame) -> list[str]:
 
 
 def _command(cells: pd.DataFrame) -> str:
+    in_memory = cells["threat"] == "bit_flip"
+    flipped, cells = cells[in_memory], cells[~in_memory]
     attacked = cells[cells["threat"] != "clean"]
     crafted = attacked["surrogate"].where(attacked["surrogate"] != "", attacked["variant"]) + "-" + attacked["attack"]
     jobs = [
         *(f"attack {item}" for item in dict.fromkeys(crafted)),
         *(f"score {item}" for item in dict.fromkeys(cells["variant"] + "-" + cells["attack"])),
+        *(f"bitflip {item}" for item in dict.fromkeys(flipped["variant"] + "-" + flipped["attack"])),
         "report all",
     ]
     return " && ".join(f"python -m stages {job} --recompute" for job in jobs)
@@ -364,10 +372,11 @@ def table_columns(results: pd.DataFrame) -> tuple[dict[str, str], list[dict]]:
     # A surrogate shares dataset, model and seed with its target, whose row names them.
     results = results.assign(surrogate=surrogate_labels(results))
     text = [name for name in TEXT_COLUMNS if name not in constants]
-    more_text = [name for name in ("grid", "flips") if name not in constants]
+    more_text = [name for name in ("grid",) if name not in constants]
     columns = [
         *(_coded(name, name.capitalize(), results[name].astype(str), filter=True) for name in text),
         _epsilons(results),
+        *(_plain(name, name.capitalize(), "number", results[name]) for name in ("flips",) if name not in constants),
         _plain("accuracy", "Accuracy", "percent", results["accuracy"]),
         _interval(results),
         _coded("flags", "Flags", results["flags"], kind="flags", filter=True),

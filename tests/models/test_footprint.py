@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stages.models import coffee_cnn, dscnn, mobilenetv1_025, resnet8, tiny_cnn
+from stages.models import coffee_cnn, dscnn, mobilenetv1_025, resnet8, resnet20, tiny_cnn
 from stages.models.footprint import footprint
 from stages.models.layers import FloatLayers
 from stages.quantization.formats import Format
@@ -25,6 +25,20 @@ def test_resnet8_has_the_published_parameters_and_operations():
     assert cost.parameters == 78_186
     assert cost.parameters + count(network, "running") == 78_666
     assert cost.macs == 12_501_632
+
+
+def test_resnet20_has_the_papers_layers_and_two_projections():
+    network = build(resnet20)
+    cost = footprint(network, COLOUR)
+    weights, channels = 3 * 16 * 9 + 6 * 16 * 16 * 9, 7 * 16  # the first layer and the first stage
+    for width in (32, 64):
+        weights += width // 2 * width * 9 + 5 * width * width * 9 + width // 2 * width
+        channels += 6 * width
+    biases = channels + 32 + 64  # of the shortcuts, which have no batch norm
+    assert cost.parameters == weights + biases + 2 * channels + 64 * 10 + 10 == 273_066
+    assert cost.macs == 40_813_184
+    convolutions = [layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d)]
+    assert len(convolutions) + 1 - 2 == 20
 
 
 def test_mobilenet_has_the_published_parameters_and_operations():
@@ -50,7 +64,7 @@ def test_the_keyword_spotter_has_the_published_parameters_and_operations(shape):
     assert footprint(network, shape, Format(8, 8)).peak_activation_bytes == 2 * 64 * 25 * 5
 
 
-@pytest.mark.parametrize("model", [mobilenetv1_025, coffee_cnn, resnet8, tiny_cnn])
+@pytest.mark.parametrize("model", [mobilenetv1_025, coffee_cnn, resnet8, resnet20, tiny_cnn])
 def test_every_network_fits_images_of_its_least_size_and_of_any_shape_above(model):
     height, width = model.MIN_SIZE
     for shape in [(3, height, width), (1, height + 13, width + 1)]:

@@ -1,0 +1,63 @@
+"""What a flip of the bit-flip attack costs: `python benchmarks/bitflips.py [--threads 2]`.
+
+An 8-bit ResNet-20 for 3x32x32 images is attacked with random weights, as time does not depend on them, on a batch of
+128, every weight in reach. Printed is a Markdown table with the seconds of one step, the mean of several: of the search
+as it runs by default, of one that tries the best bit of every tensor, and of a stronger one; each with wall-clock and
+CPU time, since a machine may be busy with other things.
+"""
+
+import argparse
+from time import perf_counter, process_time
+
+import torch
+
+from stages.faults import bit_flip_attack
+from stages.models import resnet20
+from stages.quantization.formats import Format
+from stages.quantization.frozen_layers import FrozenLayers, FrozenQuantizer, FrozenWeights
+
+SHAPE, CLASSES, BATCH_SIZE = (3, 32, 32), 10, 128
+SEARCHES = {
+    "the default": {},
+    "the best bit of every tensor": {"tries": 0},
+    "30 of the best ten bits of every tensor": {"each": 10, "tries": 30},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--flips", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    inputs = torch.rand(BATCH_SIZE, *SHAPE, generator=torch.Generator().manual_seed(0))
+    inputs = inputs.contiguous(memory_format=torch.channels_last)
+    print("| tried | s a step | CPU s a step |\n|---|---|---|")
+    for name, knobs in SEARCHES.items():
+        network = random_network()
+        with torch.no_grad():
+            labels = network(inputs).argmax(1)
+        steps = bit_flip_attack.attack(network, inputs, labels, flips=[], generator=None, region="weights", **knobs)
+        next(steps)  # with what is computed once
+        start, cpu = perf_counter(), process_time()
+        made = [next(steps) for _ in range(options.flips)]
+        taken = perf_counter() - start, process_time() - cpu
+        print(f"| {name} | {taken[0] / len(made):.2f} | {taken[1] / len(made):.2f} |", flush=True)
+
+
+def random_network() -> torch.nn.Module:
+    """A frozen network whose activations neither vanish nor clip."""
+    generator = torch.Generator().manual_seed(0)
+    network = resnet20.network(FrozenLayers((0.5,) * 3, 0.25, Format(8, 8)), SHAPE, CLASSES).eval()
+    for layer in network.modules():
+        if isinstance(layer, FrozenWeights):
+            drawn = torch.randn(layer.weight.shape, generator=generator) * 30
+            layer.weight.copy_(drawn.round().clamp(-127, 127))
+            layer.weight_scale.fill_(1 / 30 / layer.weight[0].numel() ** 0.5)
+        elif isinstance(layer, FrozenQuantizer):
+            layer.scale.fill_(0.02)
+    return network
+
+
+if __name__ == "__main__":
+    main()

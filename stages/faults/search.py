@@ -1,0 +1,175 @@
+"""Progressive bit search: which bits of a network, flipped one step after the other, raise a loss the most.
+
+Rakin, He and Fan, "Bit-Flip Attack: Crushing Neural Network with Progressive Bit Search", arXiv 1903.12269, section 3:
+in each step every tensor names its best bits by the gradient, the loss with these flipped is measured tensor by tensor,
+and the flips of the tensor with the highest loss are made. Here tensors are tried in the order of what their bits
+promise, and only the first ones where `tries` says so; a trial computes only the layers behind the tensor.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from stages.faults.memory import Memory, Stored
+from stages.faults.replay import Replay
+
+LARGEST_LOSS = 100.0  # of one sample, in nats: what is beyond says no more, and would drown the other samples
+
+Objective = Callable[[Tensor], Tensor]  # logits [N, K] -> what the attacker raises, one number
+
+
+class Step(NamedTuple):
+    """One step of an attack.
+
+    flips: the addresses of the bits that it has flipped.
+    loss: the attacker's objective afterwards, on the attacker's images; None where it has none.
+    logits: [N, K] on these images afterwards; None where it has none.
+    """
+
+    flips: list[int]
+    loss: float | None = None
+    logits: Tensor | None = None
+
+
+def losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of each sample [N] in nats, at most `LARGEST_LOSS`, which logits that are no numbers have, too."""
+    found = F.cross_entropy(logits, labels, reduction="none")
+    return torch.where(logits.isfinite().all(1), found, LARGEST_LOSS).clamp(max=LARGEST_LOSS)
+
+
+def predictions(logits: Tensor) -> Tensor:
+    """The predicted classes int64 [N] of logits [N, K]; -1, which is no class, where one of them is no number."""
+    return torch.where(logits.isnan().any(1), -1, logits.argmax(1))
+
+
+def progressive_search(
+    memory: Memory, inputs: Tensor, objective: Objective, *, tries: int = 0, each: int = 1, most_bits: int = 8
+) -> Iterator[Step]:
+    """Flips bits of the memory, in place, for as long as that raises the objective on the inputs.
+
+    Args:
+        tries: so many candidates are tried in a step, the first ones by what they promise; 0: all of them.
+        each: so many single bits of each tensor are candidates, its best.
+        most_bits: where no candidate raises the objective, the best two bits of a tensor are flipped together, and so
+            on, up to this many.
+    """
+    replay = Replay(memory.network, inputs)
+    loss = objective(replay.logits).item()
+    while True:
+        ranked = _ranked(memory, _gradients(memory, inputs, objective), max(each, most_bits))
+        for count in range(1, most_bits + 1):
+            candidates = _first([part for best in ranked for part in best.parts(count, each)], tries)
+            found = [(_tried(memory, replay, candidate, objective), candidate) for candidate in candidates]
+            highest, best = max(found, key=lambda trial: trial[0], default=(loss, None))
+            if highest > loss:
+                break
+        else:
+            return
+        memory.flip(best.addresses)
+        logits = replay.keep([best.layer])
+        loss = objective(logits).item()
+        yield Step(best.addresses, loss, logits)
+
+
+class _Candidate(NamedTuple):
+    """Bits of a tensor, the best first: their addresses, and how much more loss the gradient promises of each."""
+
+    layer: str
+    addresses: list[int]
+    gains: list[float]
+
+    @property
+    def promise(self) -> float:
+        """No objective rises by more than `LARGEST_LOSS`."""
+        return min(sum(self.gains), LARGEST_LOSS)
+
+    def parts(self, count: int, each: int) -> Iterator["_Candidate"]:
+        """The best `count` bits together, or, of single bits, the best `each`."""
+        for start in range(each if count == 1 else 1):
+            if start + count <= len(self.addresses):
+                yield self._replace(
+                    addresses=self.addresses[start : start + count], gains=self.gains[start : start + count]
+                )
+
+
+def _tried(memory: Memory, replay: Replay, candidate: _Candidate, objective: Objective) -> float:
+    memory.flip(candidate.addresses)
+    loss = objective(replay.changed([candidate.layer])).item()
+    memory.flip(candidate.addresses)
+    return loss
+
+
+def _first(candidates: list[_Candidate], tries: int) -> list[_Candidate]:
+    """The candidates to try. Of those that promise as much, as exponents of float32 words do, the ones of later layers
+    go first: they are near the logits, and quick to try."""
+    ordered = sorted(enumerate(candidates), key=lambda placed: (placed[1].promise, placed[0]), reverse=True)
+    return [candidate for _, candidate in ordered[: tries or None]]
+
+
+def _gradients(memory: Memory, inputs: Tensor, objective: Objective) -> list[Tensor]:
+    """The objective's gradient with respect to each word of each tensor, as if integers were real numbers, too."""
+    network = memory.network
+    statistics = {stored.name for stored in memory.tensors if _is_statistic(network, stored)}
+    leaves = {
+        stored.name: stored.values.float().view(stored.shape).clone().requires_grad_()
+        for stored in memory.tensors
+        if stored.name not in statistics
+    }
+    value = objective(functional_call(network, leaves, (inputs,)))
+    gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    found = dict(zip(leaves, gradients, strict=True))
+    for layer in dict.fromkeys(stored.layer for stored in memory.tensors if stored.name in statistics):
+        found |= _of_statistics(layer, network.get_submodule(layer), found)
+    return [found[stored.name].reshape(-1) for stored in memory.tensors]
+
+
+def _is_statistic(network: nn.Module, stored: Stored) -> bool:
+    """Whether PyTorch has no gradient for a tensor: for the mean and variance of its own batch norm."""
+    return stored.tensor.startswith("running_") and isinstance(network.get_submodule(stored.layer), nn.BatchNorm2d)
+
+
+def _of_statistics(name: str, layer: nn.BatchNorm2d, gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The gradients of mean and variance from those of weight and bias, by (x - mean) / deviation * weight + bias."""
+    variance = layer.running_var + layer.eps
+    return {
+        f"{name}.running_mean": -gradients[f"{name}.bias"] * layer.weight / variance.sqrt(),
+        f"{name}.running_var": -gradients[f"{name}.weight"] * layer.weight / (2 * variance),
+    }
+
+
+def _ranked(memory: Memory, gradients: list[Tensor], count: int) -> list[_Candidate]:
+    """Each tensor's best `count` bits; of a tensor of float32 words those that raise a value, and those that lower one,
+    as for large changes the gradient does not tell which of the two it should be."""
+    flipped = [[] for _ in memory.tensors]
+    for address in memory.flipped:
+        place, number = memory.place(address)
+        flipped[place].append(number)
+    found = []
+    for place, (stored, gradient) in enumerate(zip(memory.tensors, gradients, strict=True)):
+        changes = stored.changes()
+        gains = promised_gains(stored, gradient, changes).flatten()
+        gains[flipped[place]] = 0.0  # a bit that has been flipped stays so
+        rises = (changes > 0).flatten()
+        for gains_of_one in (gains * rises, gains * ~rises) if stored.is_float else (gains,):
+            best = gains_of_one.topk(min(count, len(gains)))
+            promising = best.values > 0
+            if promising.any():
+                addresses = best.indices[promising] + memory.address(place, 0, 0)
+                found.append(_Candidate(stored.layer, addresses.tolist(), best.values[promising].tolist()))
+    return found
+
+
+def promised_gains(stored: Stored, gradient: Tensor, changes: Tensor) -> Tensor:
+    """What flipping each bit adds to the objective, by its gradient [words] alone: float64 `[words, bits]`, in nats.
+
+    A change of a float32 word that is larger than the word, of a high bit of its exponent, goes beyond where a gradient
+    says in which direction the objective rises: there its size counts.
+    """
+    gains = gradient.nan_to_num().double().unsqueeze(1) * changes
+    if not stored.is_float:
+        return gains
+    return torch.where(changes.abs() > stored.values.double().abs().unsqueeze(1), gains.abs(), gains)

@@ -1,0 +1,161 @@
+"""Attacks on memory: accuracy against the number of flips, flips until a network guesses, which bits are hit.
+
+Everything is a distribution over draws (batches of images, or random bits), and no number of one draw stands alone.
+"""
+
+from math import inf
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from stages.metrics.intervals import t_interval
+
+NETWORK = ["dataset", "model", "scheme", "defense"]
+VARIANT = [*NETWORK, "seed"]
+ATTACK = [*VARIANT, "attack"]
+QUANTILES = {"least": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "most": 1.0}
+CHANCE = 1.1  # of guessing's accuracy; 11 % for 10 classes (Rakin et al. 2019, arXiv 1903.12269)
+SIGNIFICANCE = 0.01
+BIT_FLIPS = [
+    *ATTACK,
+    *("flips", "error_rate", "draws", "n", "clean_accuracy", "accuracy", *(f"accuracy_{name}" for name in QUANTILES)),
+    *("unpredicted", "targeted_success", "targeted_success_least", "targeted_success_most"),
+    *("detected", "accuracy_recovered", "checksum_bytes", "weight_bytes"),
+]
+FLIPS_TO_CHANCE = [*ATTACK, "draws", "reached", *QUANTILES, "budget", "clean_accuracy", "weight_bytes"]
+FLIPPED_BITS = [*ATTACK, "layer", "tensor", "kind", "width", "bit", "flips", "share"]
+
+
+def fault_rows(faults: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the result table: one a network, attack and number of flips that all of its draws have.
+
+    `faults` is the concatenation of all faults files, `table` has the clean rows of the networks. `n` counts draws,
+    `accuracy` is their mean, the interval their t-interval, or, of one draw, no more than that draw. `detected` is the
+    share of flipped bits whose group fails its checksum, `accuracy_with_detector` the accuracy once these groups are
+    zero.
+
+    Flags: what makes the clean row untrustworthy, and `noise_beats_attack` where as many random flips leave
+    significantly less than a search does (one-sided Mann-Whitney test over draws, p < .01).
+    """
+    clean = _clean(table, "flags")
+    random = {key: _accuracy(rows) for key, rows in _cells(faults[~faults["searches"]])}
+    weaker = {}
+    for (*attack, flips), accuracies in random.items():
+        weaker.setdefault((*attack[:5], flips), []).append(accuracies)
+    found = []
+    for (*attack, flips), rows in _cells(faults):
+        accuracy = _accuracy(rows)
+        low, high = t_interval(accuracy) if len(accuracy) > 1 else (accuracy.mean(),) * 2
+        flags = set(clean[tuple(attack[:5])].split(";")) & {"below_quality_target"}
+        rivals = weaker.get((*attack[:5], flips), []) if rows["searches"].iloc[0] else []
+        if any(_significantly_less(rival, accuracy) for rival in rivals):
+            flags.add("noise_beats_attack")
+        found.append(
+            dict(zip(ATTACK, attack, strict=True))
+            | {"threat": "bit_flip", "surrogate": "", "norm": "", "grid": "", "epsilon": 0.0, "flips": flips}
+            | {"n": len(rows), "accuracy": accuracy.mean(), "ci_low": low, "ci_high": high}
+            | {"detected": (rows["seen"] / rows["made"]).mean()}
+            | {"accuracy_with_detector": (rows["recovered"] / rows["n"]).mean(), "flags": ";".join(sorted(flags))}
+        )
+    return pd.DataFrame(found)
+
+
+def bit_flips_table(faults: pd.DataFrame, table: pd.DataFrame, variants: pd.DataFrame) -> pd.DataFrame:
+    """Columns `BIT_FLIPS`: the distribution over draws behind each row of `fault_rows`, no row without its clean
+    accuracy and its network's bytes.
+
+    - `error_rate`: flips as a share of all bits that the attack might hit. `n`: test samples of each draw.
+    - `accuracy_<quantile>`: values that occur, of 5 draws hence the least and the most in place of the outer ones.
+    - `unpredicted`: the share of samples whose logits are no numbers; they count as wrong.
+    - `targeted_success`: the share of samples at which a targeted attack aims that its target class gets.
+    """
+    clean = _clean(table, "accuracy")
+    sizes = variants.set_index(VARIANT)["weight_bytes"]
+    found = []
+    for (*attack, flips), rows in _cells(faults):
+        accuracy, variant = _accuracy(rows), tuple(attack[:5])
+        hit = rows["hit"] / rows["aimed"]
+        found.append(
+            dict(zip(ATTACK, attack, strict=True))
+            | {"flips": flips, "error_rate": flips / rows["memory_bits"].iloc[0], "draws": len(rows)}
+            | {"n": rows["n"].iloc[0], "clean_accuracy": clean[variant], "accuracy": accuracy.mean()}
+            | {f"accuracy_{name}": _quantile(accuracy, share) for name, share in QUANTILES.items()}
+            | {"unpredicted": (rows["unpredicted"] / rows["n"]).mean(), "targeted_success": hit.mean()}
+            | {"targeted_success_least": hit.min(), "targeted_success_most": hit.max()}
+            | {"detected": (rows["seen"] / rows["made"]).mean()}
+            | {"accuracy_recovered": (rows["recovered"] / rows["n"]).mean()}
+            | {"checksum_bytes": rows["checksum_bytes"].iloc[0], "weight_bytes": sizes[variant]}
+        )
+    return pd.DataFrame(found, columns=BIT_FLIPS).sort_values([*ATTACK, "flips"], ignore_index=True)
+
+
+def flips_to_chance_table(faults: pd.DataFrame, table: pd.DataFrame, variants: pd.DataFrame) -> pd.DataFrame:
+    """Columns `FLIPS_TO_CHANCE`: over the draws of each attack that aims at no class, and over all seeds (seed `all`)
+    where there are several, how many flips it took until the accuracy was at most that of guessing, times `CHANCE`.
+
+    - `reached`: the share of draws in which it came to that. Quantiles of the number of flips, which occur, are
+      infinite where it did not in so many draws within `budget`, the most flips that were tried.
+    - `weight_bytes`, `clean_accuracy`: of the network, or their means over seeds.
+    """
+    clean, sizes, found = _clean(table, "accuracy"), variants.set_index(VARIANT)["weight_bytes"], []
+    untargeted = faults[faults["target"].isna()]
+    needed = untargeted.assign(
+        needed=untargeted["flips"].where(_accuracy(untargeted) <= CHANCE / untargeted["num_classes"], inf)
+    )
+    draws = needed.groupby([*ATTACK, "draw"], as_index=False).agg(needed=("needed", "min"), budget=("flips", "max"))
+    facts = [tuple(row) for row in draws[VARIANT].itertuples(index=False)]
+    draws = draws.assign(clean=[clean[variant] for variant in facts], size=[sizes[variant] for variant in facts])
+    of_all = draws.assign(seed="all").groupby(ATTACK).filter(lambda rows: rows["draw"].duplicated().any())
+    for key, rows in [*draws.groupby(ATTACK), *of_all.groupby(ATTACK)]:
+        flips = rows["needed"]
+        found.append(
+            dict(zip(ATTACK, key, strict=True))
+            | {"draws": len(rows), "reached": np.isfinite(flips).mean()}
+            | {name: _quantile(flips, share) for name, share in QUANTILES.items()}
+            | {
+                "budget": rows["budget"].max(),
+                "clean_accuracy": rows["clean"].mean(),
+                "weight_bytes": rows["size"].mean(),
+            }
+        )
+    return pd.DataFrame(found, columns=FLIPS_TO_CHANCE).astype({"seed": str})
+
+
+def flipped_bits_table(flipped: pd.DataFrame) -> pd.DataFrame:
+    """Columns `FLIPPED_BITS`: how many of the bits that an attack flipped are this bit of this tensor's words.
+
+    Over all draws, and as a share of all its flips. `flipped` is the concatenation of all files of flipped bits.
+    """
+    places = ["layer", "tensor", "kind", "width", "bit"]
+    counted = flipped.groupby([*ATTACK, *places]).size().rename("flips").reset_index()
+    share = counted["flips"] / counted.groupby(ATTACK)["flips"].transform("sum")
+    return counted.assign(share=share)[FLIPPED_BITS]
+
+
+def _cells(faults: pd.DataFrame):
+    """The rows of each network, attack and number of flips that every draw of the attack has."""
+    draws = faults.groupby(ATTACK)["draw"].nunique()
+    for key, rows in faults.groupby([*ATTACK, "flips"]):
+        if len(rows) == draws[key[:-1]]:
+            yield key, rows
+
+
+def _accuracy(rows: pd.DataFrame) -> pd.Series:
+    return rows["correct"] / rows["n"]
+
+
+def _clean(table: pd.DataFrame, column: str) -> dict[tuple, Any]:
+    """A column of the clean row of each network of one seed."""
+    rows = table[(table["threat"] == "clean") & (table["seed"].astype(str) != "all")]
+    return dict(zip(rows[VARIANT].astype({"seed": int}).itertuples(index=False, name=None), rows[column], strict=True))
+
+
+def _quantile(values: pd.Series, share: float) -> float:
+    """A value that occurs, so that infinite ones do no harm."""
+    return float(np.quantile(values.to_numpy(dtype=float), share, method="inverted_cdf"))
+
+
+def _significantly_less(some: pd.Series, others: pd.Series) -> bool:
+    return stats.mannwhitneyu(some, others, alternative="less").pvalue < SIGNIFICANCE

@@ -1,0 +1,189 @@
+"""The charts of attacks on memory: accuracy against flipped bits, and which layers and bits were flipped."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import altair as alt
+import pandas as pd
+
+from stages.reporting.figures import COLOURS, SHAPES, variant_label
+
+PANEL = (260, 220)  # pixels, as of the other charts
+CELL = 22
+TENSORS = {"weights": "", "scales": " scales", "biases": " biases", "batch_norm": " batch norm"}
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """The attacks on memory that share figures: of one dataset and model, over all seeds.
+
+    `curves` has the columns of `bit_flips_table`, `bits` those of `flipped_bits_table`.
+    """
+
+    title: str
+    curves: pd.DataFrame
+    bits: pd.DataFrame
+    schemes: list[str]
+    attacks: list[str]
+
+
+def attacked(curves: pd.DataFrame, bits: pd.DataFrame, variants: pd.DataFrame) -> list[Attacked]:
+    """Split what attacks on memory left into what shares figures.
+
+    `variants` is the table of footprints: schemes are ordered by the bytes of their weights, the largest first.
+    """
+    sizes = variants.groupby("scheme")["weight_bytes"].min()
+    found = []
+    for (dataset, model), rows in curves.groupby(["dataset", "model"], sort=False):
+        mine = bits[(bits["dataset"] == dataset) & (bits["model"] == model)]
+        found.append(
+            Attacked(
+                f"{dataset} · {model}",
+                rows,
+                mine,
+                sorted(set(rows["scheme"]), key=lambda scheme: (-sizes[scheme], scheme)),
+                sorted(set(rows["attack"])),
+            )
+        )
+    return found
+
+
+def accuracy_vs_flips(group: Attacked) -> alt.FacetChart | None:
+    """Median accuracy against the number of flipped bits, with a band of all draws: a panel an attack and defense."""
+    rows = group.curves
+    if rows.empty:
+        return None
+    several = rows["defense"].nunique() > 1
+    panels = rows["attack"].str.replace("_", " ") + (" · defense " + rows["defense"] if several else "")
+    # Of several seeds the widest band, and the mean of medians.
+    keys = ["panel", "scheme", "defense", "flips"]
+    shown = (
+        rows.assign(panel=panels)
+        .groupby(keys, as_index=False)
+        .agg(
+            low=("accuracy_least", "min"),
+            median=("accuracy_median", "mean"),
+            high=("accuracy_most", "max"),
+            clean=("clean_accuracy", "mean"),
+            draws=("draws", "sum"),
+            n=("n", "min"),
+        )
+    )
+    percent = shown.assign(**{name: (100 * shown[name]).round(3) for name in ("low", "median", "high", "clean")})
+    percent = percent.assign(
+        variant=[variant_label(*pair) for pair in zip(shown["scheme"], shown["defense"], strict=True)]
+    )
+    axis = alt.Y("median:Q", title="Accuracy (%)", scale=alt.Scale(domain=[0, 100]))
+    base = alt.Chart().encode(
+        x=alt.X("flips:Q", title="Flipped bits", scale=alt.Scale(type="log"), axis=alt.Axis(format="~s", tickCount=5)),
+        color=_scale(alt.Color, group, COLOURS),
+    )
+    tooltips = {
+        **{"variant:N": "Variant", "flips:Q": "Flipped bits", "median:Q": "Median accuracy (%)", "low:Q": "Least (%)"},
+        **{"high:Q": "Most (%)", "clean:Q": "Clean (%)", "draws:Q": "Draws", "n:Q": "Images"},
+    }
+    layers = alt.layer(
+        base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q", title="Accuracy (%)"), y2="high:Q"),
+        base.mark_line(strokeWidth=2).encode(y=axis),
+        base.mark_point(filled=True, opacity=1, size=52).encode(
+            y=axis,
+            shape=_scale(alt.Shape, group, SHAPES),
+            tooltip=[alt.Tooltip(field, title=title) for field, title in tooltips.items()],
+        ),
+        data=alt.Data(values=percent.to_dict("records")),
+    )
+    order = sorted(set(percent["panel"]))
+    return layers.properties(width=PANEL[0], height=PANEL[1]).facet(facet=_panels(order), columns=min(len(order), 3))
+
+
+def flipped_bits(group: Attacked) -> alt.FacetChart | None:
+    """Which bit of which layer was flipped, as a share of the attack's flips: a panel a scheme and attack."""
+    rows = group.bits
+    if rows.empty:
+        return None
+    places = rows["layer"] + rows["kind"].map(TENSORS)
+    panels = rows["scheme"] + " · " + rows["attack"].str.replace("_", " ")
+    cells = rows.assign(place=places, panel=panels).groupby(["panel", "place", "bit"], as_index=False)["flips"].sum()
+    share = 100 * cells["flips"] / cells.groupby("panel")["flips"].transform("sum")
+    order = [f"{scheme} · {attack.replace('_', ' ')}" for attack in group.attacks for scheme in group.schemes]
+    order = [panel for panel in order if panel in set(cells["panel"])]
+    chart = (
+        alt.Chart(alt.Data(values=cells.assign(percent=share.round(3)).to_dict("records")))
+        .mark_rect(stroke=alt.ExprRef("paper"), strokeWidth=1)
+        .encode(
+            x=alt.X("bit:O", title="Bit of the word (0: the lowest)", axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("place:N", title="Layer", sort=None),
+            color=alt.Color(
+                "percent:Q",
+                title="Share of the flips (%)",
+                scale=alt.Scale(scheme="viridis"),
+                legend=alt.Legend(gradientLength=200, gradientThickness=10, tickCount=5),
+            ),
+            tooltip=[
+                alt.Tooltip("place:N", title="Layer"),
+                alt.Tooltip("bit:O", title="Bit"),
+                alt.Tooltip("flips:Q", title="Flips"),
+                alt.Tooltip("percent:Q", title="Share (%)", format=".1f"),
+            ],
+        )
+    )
+    return (
+        chart.properties(width=alt.Step(CELL), height=alt.Step(CELL))
+        .facet(facet=_panels(order), columns=2)
+        .resolve_scale(x="independent", y="independent")
+    )
+
+
+FIGURES: dict[str, Callable[[Attacked], alt.FacetChart | None]] = {
+    "accuracy_vs_flips": accuracy_vs_flips,
+    "flipped_bits": flipped_bits,
+}
+SUBJECTS = {
+    "accuracy_vs_flips": ("accuracy against the number of flipped bits, a panel for each attack", "bit_flips.csv"),
+    "flipped_bits": (
+        "which bit of which layer attacks flipped, a panel for each scheme and attack",
+        "flipped_bits.csv",
+    ),
+}
+# Per figure: its link, its title, how to read it, and what stands there without it.
+SECTIONS = {
+    "accuracy_vs_flips": (
+        "Bit flips",
+        "What flipped bits of memory leave",
+        "Accuracy against the number of flipped bits, on a logarithmic scale: the line is the median over draws "
+        "(batches of images, or random bits), the band reaches from the least to the most. Where an attack has ended, "
+        "what was left then is drawn on. Which words may be hit is the attack's setting.",
+        "No attack on memory was run.",
+    ),
+    "flipped_bits": (
+        "Which bits",
+        "Which bits the attacks flip",
+        "The share of an attack's flips, over all draws, that hit a bit of a layer's words: weights where nothing "
+        "else is said. The highest bit of an integer is its sign; of a float32 word bit 31 is the sign and bits 23 to "
+        "30 are the exponent.",
+        "No attack chose its bits.",
+    ),
+}
+GLOSSARY = {
+    "Bit flip": "The attacker, or a fault, inverts bits of the network in memory: of its integer weights, or of the "
+    "float32 words that scales, biases and batch norm are. Inputs are clean. In the table of all cells n is the number "
+    "of draws (batches of the attacker's images, or random bits), accuracy their mean, and the interval Student's.",
+    "Checksum": "Two bits kept of each group of weights, which the group's next use is compared with; a group that "
+    "differs is set to zero. Detected is then the share of flipped bits in such groups, and accuracy with detector "
+    "what is left after that.",
+}
+
+
+def description(name: str, group: Attacked) -> str:
+    """A figure's text for those who cannot see it."""
+    subject, table = SUBJECTS[name]
+    return f"{group.title}: {subject}. The numbers are in {table}."
+
+
+def _scale(channel: type, group: Attacked, values: list[str]):
+    cycled = [values[index % len(values)] for index in range(len(group.schemes))]
+    return channel("scheme:N", title="Scheme", scale=alt.Scale(domain=group.schemes, range=cycled))
+
+
+def _panels(order: list[str]) -> alt.Facet:
+    return alt.Facet("panel:N", sort=order, title=None, header=alt.Header(labelAnchor="start"))

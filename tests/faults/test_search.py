@@ -1,0 +1,156 @@
+"""Progressive bit search and the attacks that are made of it."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from stages.faults import bit_flip_attack, targeted_bit_flip
+from stages.faults.memory import Memory
+from stages.faults.replay import Replay
+from stages.faults.search import LARGEST_LOSS, _gradients, losses, predictions, progressive_search
+from tests.faults.networks import CLASSES, floating, frozen, images, same, state
+
+
+def untargeted(labels):
+    return lambda logits: losses(logits, labels).mean()
+
+
+def first(steps, count):
+    return [step for step, _ in zip(steps, range(count), strict=False)]
+
+
+@pytest.mark.parametrize(("bits", "seed"), [(8, 2), (4, 2), (1, 1)])
+def test_the_search_finds_the_best_single_flip_that_exhaustive_search_finds(bits, seed):
+    objective, memory, inputs, found = exhaustive(bits, seed)
+    (step,) = first(progressive_search(memory, inputs, objective, each=10), 1)
+    assert step.loss == max(found)
+    assert step.flips == [found.index(max(found))]
+
+
+@pytest.mark.parametrize(("bits", "seed"), [(4, 0), (2, 0)])
+def test_where_gradients_mislead_it_finds_one_of_the_best(bits, seed):
+    objective, memory, inputs, found = exhaustive(bits, seed)
+    (step,) = first(progressive_search(memory, inputs, objective, each=10), 1)
+    assert step.loss == found[step.flips[0]]
+    assert step.loss in sorted(found)[-5:]
+
+
+def exhaustive(bits, seed):
+    """A small network's loss after each single flip of its weights."""
+    network = frozen(bits, seed)
+    inputs, labels = images(network, 24)
+    memory, objective, replay = Memory(network, "weights"), untargeted(labels), Replay(network, inputs)
+    found = []
+    for address in range(memory.size):
+        stored, _ = memory.located(address)
+        memory.flip([address])
+        found.append(objective(replay.changed([stored.layer])).item())
+        memory.flip([address])
+    return objective, memory, inputs, found
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_first_candidates_give_the_flips_of_the_full_search(bits):
+    network = frozen(bits)
+    inputs, labels = images(network)
+    before, flips = state(network), []
+    for tries in (0, 3):
+        memory = Memory(network, "weights")
+        flips.append(
+            [step.flips for step in first(progressive_search(memory, inputs, untargeted(labels), tries=tries), 6)]
+        )
+        memory.restore()
+        assert same(state(network), before)
+    assert flips[0] == flips[1]
+
+
+def test_a_search_leaves_the_flips_that_it_names_and_its_loss_is_that_of_the_network():
+    network = frozen(8)
+    inputs, labels = images(network)
+    before = state(network)
+    steps = first(bit_flip_attack.attack(network, inputs, labels, flips=[], generator=None, batch_size=20), 3)
+    with torch.no_grad():
+        logits = network(inputs[:20])
+    assert torch.equal(steps[-1].logits.view(torch.int32), logits.view(torch.int32))
+    assert steps[-1].loss == losses(logits, labels[:20]).mean().item()
+    assert [step.loss for step in steps] == sorted(step.loss for step in steps)
+    memory = Memory(network)
+    memory.flip(address for step in steps for address in step.flips)
+    assert same(state(network), before)
+
+
+@pytest.mark.parametrize("network", [frozen(8), floating()])
+def test_one_flip_of_a_float_word_is_enough(network):
+    inputs, labels = images(network)
+    before = state(network)
+    (step,) = first(bit_flip_attack.attack(network, inputs, labels, flips=[], generator=None, region="floats"), 1)
+    stored, bit = (memory := Memory(network, "floats")).located(step.flips[0])
+    assert stored.is_float and bit.bit in range(23, 32)
+    most_common = labels.bincount().max().item() / len(labels)
+    assert (predictions(step.logits) == labels).float().mean() <= 1 - most_common + 0.1
+    memory.flip(step.flips)
+    assert same(state(network), before)
+
+
+def test_logits_that_are_no_numbers_are_wrong_and_cost_the_most():
+    nan, inf = float("nan"), float("inf")
+    logits = torch.tensor([[nan, 1.0], [inf, 0.0], [2.0, 1.0], [1e38, -1e38]])
+    labels = torch.tensor([1, 0, 0, 1])
+    assert predictions(logits).tolist() == [-1, 0, 0, 0]
+    found = losses(logits, labels)
+    assert found.tolist() == [LARGEST_LOSS, LARGEST_LOSS, cross_entropy(logits[2:3], labels[2:3]).item(), LARGEST_LOSS]
+
+
+def test_a_network_of_nans_ends_the_search():
+    network = frozen(8)
+    inputs, labels = images(network)
+    network.classifier.bias.fill_(float("nan"))
+    assert list(progressive_search(Memory(network), inputs, untargeted(labels))) == []
+
+
+@pytest.mark.parametrize("mode", ["all_to_one", "one_to_one", "one_to_one_stealthy"])
+def test_targeted_flips_send_the_images_that_are_meant_to_the_target(mode):
+    network = frozen(8, seed=1)
+    inputs, labels = images(network, 200)
+    counts = labels.bincount(minlength=CLASSES)
+    source, target = (int(place) for place in counts.argsort(descending=True)[[0, 1]])
+    goal = (target, None if mode == "all_to_one" else source)
+    steps = list(
+        targeted_bit_flip.attack(
+            network, inputs, labels, flips=[], generator=None, goal=goal, mode=mode, region="weights", batch_size=10
+        )
+    )
+    with torch.no_grad():
+        found = predictions(network(inputs))
+    aimed = labels == source if mode != "all_to_one" else labels != target
+    assert (found[aimed] == target).float().mean() > 0.9
+    assert len(steps[-1].logits) == (20 if mode == "one_to_one_stealthy" else 10)
+    if mode == "one_to_one_stealthy":
+        assert (found[~aimed] == labels[~aimed]).float().mean() > 0.3
+
+
+def test_targets_and_sources_are_drawn_and_differ():
+    generator = torch.Generator().manual_seed(0)
+    goals = [targeted_bit_flip.classes(CLASSES, generator, mode="one_to_one") for _ in range(40)]
+    assert all(target != source for target, source in goals)
+    assert {target for target, _ in goals} == set(range(CLASSES))
+    assert targeted_bit_flip.classes(CLASSES, generator)[1] is None
+
+
+def test_gradients_are_those_of_small_changes():
+    network = floating()
+    inputs, labels = images(network)
+    memory, objective = Memory(network), untargeted(labels)
+    found = _gradients(memory, inputs, objective)
+    precise = deepcopy(network).double()
+    for stored, gradient in zip(memory.tensors, found, strict=True):
+        values = precise.state_dict()[stored.name].view(-1)
+        before, ends = values[0].item(), []
+        for step in (1e-6, -1e-6):
+            values[0] = before + step
+            with torch.no_grad():
+                ends.append(objective(precise(inputs.double())).item())
+        values[0] = before
+        assert gradient[0].item() == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-3, abs=1e-5), stored.name

@@ -1,0 +1,75 @@
+"""The report of a study that attacks memory: its tables, its figures and its page."""
+
+from io import BytesIO
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from stages.artifacts.faults import save_faults, save_flipped
+from stages.reporting.faults import FIGURES, SECTIONS, SUBJECTS
+from stages.reporting.page import commands
+from tests.metrics.test_faults_table import draw, frame
+from tests.reporting.test_report import PRODUCTS, Inputs, write_report
+
+TABLES = ["bit_flips.csv", "flips_to_chance.csv", "flipped_bits.csv"]
+ASKED = [*PRODUCTS, *TABLES, *(f"figures/{figure}.svg" for figure in FIGURES)]
+
+
+@pytest.fixture(scope="module")
+def written(study, tmp_path_factory):
+    """What the report writes with attacks on the memory of one of two networks, and without."""
+    folder = tmp_path_factory.mktemp("study")
+    scores, _, _ = study(schemes=("fp32", "int8"), defenses=("none",), also=(), epsilons=(0, 8 / 255))
+    inputs = Inputs(folder, scores)
+    inputs.write()
+    without = write_report(inputs, folder / "without")
+    faults = frame(*(draw(number, {1: 80, 5: 40 - number, 20: 9}) for number in range(3)))
+    facts = {column: faults[column].iloc[0] for column in ("dataset", "model", "scheme", "defense", "seed", "attack")}
+    bit = facts | {
+        "kind": "weights",
+        "width": 8,
+        "tensor": "weight",
+        "index": 3,
+        "before": 1,
+        "after": -127,
+        "loss": 2.0,
+    }
+    flipped = [bit | {"draw": 0, "flip": flip, "layer": "block1", "bit": place} for flip, place in enumerate((7, 7, 6))]
+    stem = "fashion_mnist-resnet8-int8-none-s0-bit_flip_attack.parquet"
+    save_faults(inputs.path(f"faults/{stem}"), faults)
+    save_flipped(inputs.path(f"flipped/{stem}"), pd.DataFrame(flipped))
+    return write_report(SimpleNamespace(paths=inputs.paths), folder / "with", products=ASKED), without
+
+
+def test_tables_and_figures_are_there_and_nothing_else_changes(written):
+    products, without = written
+    flips = pd.read_csv(BytesIO(products["bit_flips.csv"]))
+    assert flips["flips"].tolist() == [1, 5, 20] and flips["accuracy_median"].tolist() == [0.8, 0.39, 0.09]
+    chance = pd.read_csv(BytesIO(products["flips_to_chance.csv"]))
+    assert chance[["least", "median", "most"]].values.tolist() == [[20, 20, 20]]
+    assert pd.read_csv(BytesIO(products["flipped_bits.csv"]))["flips"].tolist() == [1, 2]
+    assert all(b"Nothing to draw" not in products[f"{figure}.svg"] for figure in FIGURES)
+    drawn = [name for name in without if name.endswith(".svg")]
+    assert {name: products[name] for name in drawn} == {name: without[name] for name in drawn}
+    lines = set(without["results.csv"].decode().splitlines())
+    assert lines < set(products["results.csv"].decode().splitlines())
+    assert products["metrics.json"] == without["metrics.json"]
+
+
+def test_the_page_has_their_sections_only_where_there_are_any(written):
+    products, without = written
+    for name in SECTIONS:
+        assert f'id="{name}"' in products["report.html"].decode()
+        assert f'id="{name}"' not in without["report.html"].decode()
+    assert "<dt>Bit flip</dt>" in products["report.html"].decode()
+    assert "Bit flip" not in without["report.html"].decode()
+    assert set(SUBJECTS) == set(FIGURES) == set(SECTIONS)
+
+
+def test_a_row_says_how_it_is_computed_again(written):
+    products, _ = written
+    table = pd.read_csv(BytesIO(products["results.csv"]), keep_default_na=False)
+    found = [command for command, flips in zip(commands(table), table["flips"], strict=True) if flips]
+    job = "python -m stages bitflip fashion_mnist-resnet8-int8-none-s0-bit_flip_attack --recompute"
+    assert set(found) == {f"{job} && python -m stages report all --recompute"}

@@ -1,0 +1,164 @@
+"""The stage that attacks the memory of networks: what it writes, twice the same, and that the network survives."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from stages import bitflip
+from stages.artifacts.datasets import save_dataset
+from stages.artifacts.faults import FAULTS, FLIPPED
+from stages.artifacts.networks import build, describe, save_network
+from stages.datasets.arrays import Dataset, Split
+from stages.faults import bit_flip_attack, random_flips, targeted_bit_flip
+from stages.params import load_params
+from stages.plan import Variant, tasks
+from stages.quantization.formats import Format
+from stages.quantization.frozen_layers import FrozenBatchNorm, FrozenQuantizer, FrozenWeights
+from tests.faults.networks import CLASSES, frozen, images, same, state
+
+ROOT = Path(__file__).parents[1]
+SHAPE = (1, 8, 8)
+NAME = "fashion_mnist-tiny_cnn-int8-none-s0"
+
+
+class Outputs:
+    def path(self, product: str) -> Path:
+        path = Path(product)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A study of two networks that were never trained, on images of random levels, under every attack on memory."""
+    written = yaml.safe_load((ROOT / "studies/smoke/params.yaml").read_text())
+    written["grid"] |= {"models": ["tiny_cnn"], "schemes": ["fp32", "int8"], "defenses": ["none"], "also": []}
+    written["faults"] = {
+        "bit_flip_attack": {"region": "weights", "batch_size": 16, "draws": 2},
+        "everywhere": {"attack": "bit_flip_attack", "batch_size": 16, "draws": 1, "tries": 4},
+        "targeted_bit_flip": {"region": "weights", "mode": "one_to_one", "batch_size": 8, "draws": 2},
+        "random_flips": {"rates": [0.001], "draws": 3},
+        "sign_flips": {"most": 3},
+    }
+    written["evaluation"] |= {"samples": 20, "flips": [1, 2, 5], "checksums": {"group_size": 16}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(written))
+    monkeypatch.chdir(tmp_path)
+    params = load_params()
+    drawn = np.random.default_rng(0).integers(0, 256, (60, *SHAPE)).astype(np.uint8)
+    split = Split(drawn, np.arange(60) % CLASSES)
+    dataset = Dataset(
+        "fashion_mnist", SHAPE, tuple("abcd"), (0.0,), 0.5, split, split, split, np.arange(8, dtype=np.int64)
+    )
+    Path("data/prepared").mkdir(parents=True)
+    save_dataset(Path("data/prepared/fashion_mnist.safetensors"), dataset)
+    for scheme, format in (("fp32", None), ("int8", Format(8, 8))):
+        variant = Variant("fashion_mnist", "tiny_cnn", scheme, "none", 0)
+        description = describe(variant, dataset, format)
+        torch.manual_seed(0)
+        network = build(description).eval()
+        for layer in network.modules():
+            if isinstance(layer, FrozenWeights):
+                layer.weight.copy_((torch.randn(layer.weight.shape) * 40).round().clamp(-127, 127))
+                layer.weight_scale.fill_(1 / 40 / layer.weight[0].numel() ** 0.5)
+            elif isinstance(layer, FrozenQuantizer):
+                layer.scale.fill_(0.02)
+            elif isinstance(layer, FrozenBatchNorm):
+                layer.bias.fill_(0.1)
+        save_network(Outputs(), variant.network, network, description)
+    return params, {task.job.item: task for task in tasks(params) if task.job.rule == "bitflip"}
+
+
+def run(study, item):
+    params, planned = study
+    task = planned[item]
+    bitflip.run(task, params, Outputs())
+    faults, flipped = (pd.read_parquet(path) for path in task.job.outputs)
+    return faults, flipped
+
+
+def test_each_attack_writes_what_is_left_and_which_bits_it_flipped(study):
+    _, planned = study
+    for item in planned:
+        faults, flipped = run(study, item)
+        assert list(faults) == FAULTS.names and list(flipped) == FLIPPED.names
+        assert set(faults["n"]) == {20}
+        assert (faults["correct"] <= faults["n"]).all() and (
+            faults["unpredicted"] <= faults["n"] - faults["correct"]
+        ).all()
+        assert not faults.duplicated(["draw", "flips"]).any()
+        for _, rows in faults.groupby("draw"):
+            assert {1, 2, 5} <= set(rows["flips"])
+            assert (rows["made"] <= rows["flips"]).all()
+        assert flipped.empty == ("random_flips" in item)
+        ints = flipped[~flipped["width"].eq(32)]
+        change = (ints["after"] - ints["before"]).abs()
+        assert (change == 2.0 ** ints["bit"]).all()
+        if "int8" in item and "everywhere" not in item and len(faults["seen"].dropna()):
+            assert (faults["seen"] <= faults["made"]).all() and faults["recovered"].notna().all()
+
+
+def test_a_job_run_twice_gives_the_same_bytes(study):
+    _, planned = study
+    for item in (f"{NAME}-bit_flip_attack", f"{NAME}-targeted_bit_flip", f"{NAME}-random_flips"):
+        run(study, item)
+        first = [Path(path).read_bytes() for path in planned[item].job.outputs]
+        run(study, item)
+        assert [Path(path).read_bytes() for path in planned[item].job.outputs] == first
+
+
+def test_draws_have_batches_targets_and_flips_of_their_own(study):
+    faults, _ = run(study, f"{NAME}-targeted_bit_flip")
+    assert faults["target"].notna().all() and faults["source"].notna().all()
+    assert (faults["target"] != faults["source"]).all()
+    assert (faults["hit"] <= faults["aimed"]).all() and (faults["aimed"] == 5).all()
+    random, _ = run(study, f"{NAME}-random_flips")
+    assert set(random["draw"]) == {0, 1, 2}
+    assert round(random["memory_bits"].iloc[0] * 0.001) in set(random["flips"])
+
+
+def judge(network):
+    inputs, labels = images(network, 40)
+    return bitflip.Judge(network, bitflip.Images(inputs, labels), CLASSES, SHAPE), bitflip.Images(
+        *images(network, 40, seed=3)
+    )
+
+
+@pytest.mark.parametrize(
+    ("plugin", "knobs"),
+    [
+        (bit_flip_attack, {"region": "weights", "batch_size": 24}),
+        (targeted_bit_flip, {"region": "weights", "batch_size": 10}),
+        (random_flips, {"rates": [0.01]}),
+    ],
+)
+def test_a_network_is_what_it_was_after_a_draw(plugin, knobs):
+    network = frozen(8)
+    before = state(network)
+    rows, _ = bitflip.attacked(plugin, *judge(network), [1, 4, 30], knobs, None, seed=1)
+    assert same(state(network), before)
+    assert {1, 4, 30} <= {row["flips"] for row in rows}
+
+
+def test_an_untargeted_search_ends_where_the_network_guesses_and_stays_there():
+    network = frozen(8)
+    rows, bits = bitflip.attacked(
+        bit_flip_attack, *judge(network), [1, 2, 200], {"region": "weights", "batch_size": 24, "each": 5}, None, seed=1
+    )
+    rows = sorted(rows, key=lambda row: row["flips"])
+    assert rows[-1]["correct"] <= 1.1 / CLASSES * 40
+    assert rows[-1]["flips"] == 200 and rows[-1]["made"] == len(bits) < 200
+    assert [bit["flip"] for bit in bits] == list(range(1, len(bits) + 1))
+
+
+def test_sums_that_flips_make_inexact_are_refused():
+    network = frozen(8)
+    judged, _ = judge(network)
+    judged.predictions()
+    wide = network.inner
+    wide.weight = torch.full((6, 600, 3, 3), -128, dtype=torch.int8)
+    with pytest.raises((ValueError, RuntimeError)):
+        judged.predictions()
