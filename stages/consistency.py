@@ -27,7 +27,7 @@ def impossible(params: Any) -> Iterator[str]:
     for dataset, model in dict.fromkeys((dataset, model) for dataset, model, *_ in cells):
         yield from _misfit(dataset, model)
     for dataset, defense in dict.fromkeys((cell[0], cell[3]) for cell in cells):
-        if plugins.is_filter(defense) and is_sound(plugins.constant("datasets", dataset, "INPUT_SHAPE")):
+        if params.filters_images(defense) and is_sound(plugins.constant("datasets", dataset, "INPUT_SHAPE")):
             yield f"grid.defenses: {defense!r} filters images, expected another defense on {dataset!r}, which is sound"
     for dataset in dict.fromkeys(dataset for dataset, *_ in cells):
         yield from _impossible_counts(params, dataset)

@@ -315,6 +315,10 @@ class Params(Section):
         """The defense of the network that a filter stands before: none, unless the filter says another one."""
         return self.defenses.get(defense, {}).get(BEFORE, "none")
 
+    def filters_images(self, defense: str) -> bool:
+        """Whether a defense is a filter of images; a shield without filters only asks the network several times."""
+        return plugins.is_filter(defense) and (not self.is_chain(defense) or bool(self.chained(defense)))
+
     def is_chain(self, defense: str) -> bool:
         """Whether a defense consists of filters that its settings name."""
         return "filters" in plugins.knobs("defenses", defense).model_fields

@@ -184,6 +184,21 @@ def test_impossible_shields_are_refused(tmp_path, defenses, sentence):
     refused(tmp_path, sentence, defenses=defenses)
 
 
+def test_dropout_alone_is_also_for_sound(tmp_path):
+    sound = {
+        "grid": {"datasets": ["speech_commands"], "models": ["dscnn"], "defenses": ["shield"], "also": []},
+        "training": {"augmentation": {"crop_padding": 0, "horizontal_flip": False}},
+        "evaluation": {
+            "epsilons": {"linf": [0, "64/65535"], "l2": [0, 0.5]},
+            "headline_epsilon": {"linf": 0, "l2": 0.5},
+        },
+        "report": {"quality_targets": {}},
+    }
+    refused(tmp_path, "'shield' filters images", **sound, defenses={"shield": {"filters": ["median"]}})
+    with pytest.raises(AssertionError):
+        refused(tmp_path, "'shield' filters images", **sound, defenses={"shield": {"filters": []}})
+
+
 @pytest.mark.parametrize(
     ("attacks", "sentence"),
     [
