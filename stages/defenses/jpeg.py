@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stages.attacks.grid import nearest_levels
-from stages.datasets.tensors import LEVELS
+from stages.datasets.levels import LEVELS
 from stages.defenses.input_filter import InputFilter, with_gradient_of
 from stages.knobs import Count
 from stages.models.footprint import Footprint
