@@ -20,7 +20,8 @@ from torch import Tensor
 from stages import plugins
 from stages.artifacts.classifiers import load_classifier
 from stages.artifacts.datasets import load_dataset
-from stages.artifacts.networks import build, load_description, load_network
+from stages.artifacts.network_files import load_description
+from stages.artifacts.networks import build, load_network
 from stages.attacks import pgd
 from stages.attacks.attacked import Attacked
 from stages.datasets.arrays import evaluation_samples

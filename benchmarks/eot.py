@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stages.artifacts.classifiers import load_classifier
 from stages.artifacts.datasets import load_dataset
-from stages.artifacts.networks import load_description
+from stages.artifacts.network_files import load_description
 from stages.attacks import pgd, pgd_evading
 from stages.attacks.attacked import Attacked
 from stages.classifier import Classifier, evaluating

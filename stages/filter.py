@@ -8,7 +8,8 @@ import torch
 
 from stages.artifacts.classifiers import build_filter, compose, load_classifier
 from stages.artifacts.datasets import load_dataset
-from stages.artifacts.networks import load_network, save_network
+from stages.artifacts.network_files import save_network
+from stages.artifacts.networks import load_network
 from stages.datasets.tensors import as_input
 from stages.defenses.filtered import set_threshold
 from stages.models.footprint import Footprint

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from stages.artifacts.datasets import load_dataset
-from stages.artifacts.networks import build, describe, load_network, save_network
+from stages.artifacts.network_files import describe, save_network
+from stages.artifacts.networks import build, load_network
 from stages.datasets.arrays import Dataset, Split, evaluation_samples
 from stages.datasets.tensors import as_input
 from stages.models.footprint import footprint

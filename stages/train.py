@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from stages.artifacts.datasets import load_dataset
-from stages.artifacts.networks import build, describe, load_description, load_network, save_network
+from stages.artifacts.network_files import build_float, describe, load_description, load_float, save_network
 from stages.datasets.arrays import Dataset
 from stages.datasets.levels import SILENCE
 from stages.models.footprint import footprint
@@ -30,7 +30,7 @@ def run(task, params, outputs) -> None:
     description = describe(variant, dataset, format=None)
 
     torch.manual_seed(seed_of(variant.name, "initialisation"))
-    network = build(description)
+    network = build_float(description)
     if task.teachers:
         network.load_state_dict(best(task.teachers).state_dict())
     description["footprint"] = asdict(footprint(network, dataset.input_shape))
@@ -71,14 +71,14 @@ def companions(defense: ModuleType, task, device: torch.device) -> dict[str, Any
     if "teacher" in takes:
         given["teacher"] = ready(best(task.teachers))
     if "sources" in takes:
-        given["sources"] = [ready(load_network(Path(source.network))[0]) for source in task.sources]
+        given["sources"] = [ready(load_float(Path(source.network))[0]) for source in task.sources]
     return given
 
 
 def best(teachers) -> nn.Module:
     """The network of the variant that was the most accurate on validation data at its training's end."""
     accuracies = [load_description(Path(teacher.network))["history"][-1]["validation"] for teacher in teachers]
-    return load_network(Path(teachers[accuracies.index(max(accuracies))].network))[0]
+    return load_float(Path(teachers[accuracies.index(max(accuracies))].network))[0]
 
 
 def with_noise(train: Samples, dataset: Dataset) -> Samples:

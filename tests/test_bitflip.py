@@ -11,7 +11,8 @@ import yaml
 from stages import bitflip
 from stages.artifacts.datasets import save_dataset
 from stages.artifacts.faults import FAULTS, FLIPPED
-from stages.artifacts.networks import build, describe, save_network
+from stages.artifacts.network_files import describe, save_network
+from stages.artifacts.networks import build
 from stages.datasets.arrays import Dataset, Split
 from stages.faults import bit_flip_attack, random_flips, targeted_bit_flip
 from stages.params import load_params

@@ -12,7 +12,8 @@ from stages import train
 from stages.artifacts.adversarial import load_adversarial_set
 from stages.artifacts.classifiers import load_classifier
 from stages.artifacts.datasets import load_dataset, save_dataset
-from stages.artifacts.networks import load_description, load_network
+from stages.artifacts.network_files import load_description
+from stages.artifacts.networks import load_network
 from stages.datasets.arrays import Split
 from stages.datasets.tensors import as_input
 from stages.defenses.filtered import Filtered

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from stages import diagnose
 from stages.artifacts.datasets import save_dataset
-from stages.artifacts.networks import describe
+from stages.artifacts.network_files import describe
 from stages.classifier import Classifier
 from stages.datasets.arrays import Dataset, Split, evaluation_samples
 from stages.datasets.tensors import as_input

@@ -12,7 +12,8 @@ import yaml
 from stages import plugins
 from stages.artifacts.classifiers import load_classifier
 from stages.artifacts.datasets import save_dataset
-from stages.artifacts.networks import load_description, load_network
+from stages.artifacts.network_files import load_description
+from stages.artifacts.networks import load_network
 from stages.datasets.arrays import Dataset, Split, calibration_samples
 from stages.defenses import fast_at, jacobian, none
 from stages.params import load_params

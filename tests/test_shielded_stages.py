@@ -10,7 +10,7 @@ import yaml
 from stages import attack, probe
 from stages.artifacts.adversarial import load_adversarial_set
 from stages.artifacts.classifiers import load_classifier
-from stages.artifacts.networks import load_description
+from stages.artifacts.network_files import load_description
 from stages.artifacts.scores import SCORES, UNCERTAINTY
 from stages.attacks import pgd
 from stages.defenses import shield

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from stages.artifacts.networks import build, load_description, load_tensors
+from stages.artifacts.network_files import load_description, load_tensors
+from stages.artifacts.networks import build
 from stages.classifier import Classifier
 from stages.defenses.filtered import Filtered
 from stages.defenses.input_filter import InputFilter

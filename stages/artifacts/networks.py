@@ -1,17 +1,11 @@
-"""Networks as artifacts: the tensors as safetensors, and beside them JSON that says what they are."""
+"""Networks in any number format, from their files."""
 
-import json
-from dataclasses import asdict
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from stages.models.layers import FloatLayers
+from stages.artifacts.network_files import build_float, load_description, load_tensors, model_of
 from stages.quantization.formats import Format
 from stages.quantization.frozen_layers import FrozenLayers, check_exact
 from stages.quantization.layer_formats import build_in_format
@@ -19,45 +13,10 @@ from stages.quantization.layer_formats import build_in_format
 
 def build(description: dict, quantized=FrozenLayers) -> nn.Module:
     """An untrained network of the described model: float, or in the described format from a layer set `quantized`."""
-    mean, std = description["mean"], description["std"]
-    model = partial(
-        import_module(f"stages.models.{description['model']}").network,
-        input_shape=tuple(description["input_shape"]),
-        num_classes=len(description["classes"]),
-    )
     if description["format"] is None:
-        return model(FloatLayers(mean, std))
-    return build_in_format(model, partial(quantized, mean, std), Format(**description["format"]))
-
-
-def describe(variant, dataset, format: Format | None) -> dict:
-    """What the network of a variant is, before its history and footprint are known."""
-    return {
-        "variant": asdict(variant),
-        "model": variant.model,
-        "format": format and differing(format),
-        "input_shape": list(dataset.input_shape),
-        "classes": list(dataset.classes),
-        "mean": list(dataset.mean),
-        "std": dataset.std,
-    }
-
-
-def differing(format: Format) -> dict[str, Any]:
-    """The widths of a format but for those that all formats have unless they say otherwise."""
-    return {name: bits for name, bits in asdict(format).items() if bits != getattr(Format, name, None)}
-
-
-def save_network(outputs, stem: str, network: nn.Module, description: dict) -> None:
-    """Writes the network's tensors (contiguous, on the CPU) and its description to a job's outputs of that stem."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, outputs.path(f"{stem}.safetensors"))
-    outputs.path(f"{stem}.json").write_text(json.dumps(description, indent=1) + "\n")
-
-
-def load_description(path: Path) -> dict:
-    """The JSON beside a network's tensors."""
-    return json.loads(Path(path).with_suffix(".json").read_text())
+        return build_float(description)
+    layers_in = partial(quantized, description["mean"], description["std"])
+    return build_in_format(model_of(description), layers_in, Format(**description["format"]))
 
 
 def load_network(path: Path) -> tuple[nn.Module, dict]:
@@ -71,16 +30,3 @@ def load_network(path: Path) -> tuple[nn.Module, dict]:
     if description["format"] is not None:
         check_exact(network, description["input_shape"])
     return network.eval(), description
-
-
-def load_tensors(path: Path, module: nn.Module, description: dict) -> None:
-    """Loads what `save_network` wrote into a module that was built from its description.
-
-    Raises ValueError if they do not fit.
-    """
-    try:
-        module.load_state_dict(load_file(Path(path).with_suffix(".safetensors")))
-    except SafetensorError as error:
-        raise ValueError(f"{path}.safetensors: is damaged, expected the tensors of a network: {error}") from error
-    except RuntimeError as error:
-        raise ValueError(f"{path}: tensors do not fit the {description['model']} of its JSON file: {error}") from error

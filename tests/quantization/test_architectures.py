@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stages.artifacts.networks import build, load_network, save_network
+from stages.artifacts.network_files import save_network
+from stages.artifacts.networks import build, load_network
 from stages.models.layers import Dropout
 from stages.quantization.attribution import PARTS, parts
 from stages.quantization.brevitas_layers import BrevitasLayers
