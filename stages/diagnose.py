@@ -90,7 +90,7 @@ def diagnostics(
     gradient_norm_of_codes: that of a network whose logits are left as codes of 8 bits, as some published diagnostics
     took it; of the wholly quantized network.
     clean_correct, robust_correct: 1 where the class is right, on the input and after PGD in linf at `epsilon`.
-    replayed_correct: the same on what PGD in linf at the magnitude crafted on the float network.
+    replayed_correct: likewise on what PGD in linf at the magnitude crafted on the float network.
     distance_l2, distance_linf: to the nearest error that `distances` finds, in input units, 0 for a clean mistake and
     infinite where it finds none; of the float and of the wholly quantized network.
     logit_shift: L2 length of the change from the float network's logits, relative to theirs, on uniform noise of the
@@ -113,7 +113,8 @@ def diagnostics(
             change = losses(classifier, stepped, labels) - losses(classifier, inputs, labels)
             yield step, part, 1 / LEVELS, _numbers(change)
     for part, classifier in networks.items():
-        yield "clean_correct", part, 0.0, _numbers(logits(classifier, inputs).argmax(1) == labels)
+        clean_correct = logits(classifier, inputs).argmax(1) == labels
+        yield "clean_correct", part, 0.0, _numbers(clean_correct)
         if epsilon is not None:
             attacked = craft(
                 pgd,
@@ -125,7 +126,7 @@ def diagnostics(
                 digital=False,
                 name=f"{name} robust_correct",
             )
-            yield "robust_correct", part, epsilon, _numbers(~attacked.success[0])
+            yield "robust_correct", part, epsilon, _numbers(clean_correct & ~attacked.success[0])
     yield from replays(networks, inputs, labels, name)
     for part in [part for part in ("none", "all") if part in networks]:
         yield from distances(part, networks[part], inputs, labels, name)

@@ -89,7 +89,16 @@ def outcomes(scores: pd.DataFrame) -> Outcomes:
     cells = {Cell(*key): rows for key, rows in groups}
     for cell, rows in cells.items():
         _refuse_incomplete(cell, rows, cells)
-    return {cell: rows.assign(withstood=_withstood(rows, cells[cell.clean])) for cell, rows in cells.items()}
+    return {cell: _judged(rows, cells[cell.clean]) for cell, rows in cells.items()}
+
+
+def _judged(rows: pd.DataFrame, clean: pd.DataFrame) -> pd.DataFrame:
+    """With `withstood`, and `correct` only where the clean sample is, too.
+
+    A clean mistake is not robust, also where a perturbation happens to undo it.
+    """
+    robust = rows.assign(correct=rows["correct"] & clean["correct"].loc[rows.index])
+    return robust.assign(withstood=_withstood(robust, clean))
 
 
 def _withstood(rows: pd.DataFrame, clean: pd.DataFrame) -> pd.Series:
