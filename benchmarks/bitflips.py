@@ -1,16 +1,25 @@
-"""What a flip of the bit-flip attack costs: `python benchmarks/bitflips.py [--threads 2]`.
+"""What a flip of the bit-flip attack costs, and how far flips get: `python benchmarks/bitflips.py [NETWORK]`.
 
 An 8-bit ResNet-20 for 3x32x32 images is attacked with random weights, as time does not depend on them, on a batch of
 128, every weight in reach. Printed is a Markdown table with the seconds of one step, the mean of several: of the search
 as it runs by default, of one that tries the best bit of every tensor, and of a stronger one; each with wall-clock and
 CPU time, since a machine may be busy with other things.
+
+With NETWORK, a quantized network of a study without its suffix (data/quantized/fashion_mnist-resnet8-int8-none-s0): the
+flips after which each search leaves it at 11 % of the validation images or fewer, from several batches of them.
 """
 
 import argparse
+from itertools import islice
+from pathlib import Path
 from time import perf_counter, process_time
 
 import torch
+from torch import Tensor
 
+from stages.artifacts.datasets import load_dataset
+from stages.artifacts.networks import load_network
+from stages.datasets.tensors import as_input
 from stages.faults import bit_flip_attack
 from stages.models import resnet20
 from stages.quantization.formats import Format
@@ -22,14 +31,24 @@ SEARCHES = {
     "the best bit of every tensor": {"tries": 0},
     "30 of the best ten bits of every tensor": {"each": 10, "tries": 30},
 }
+CHANCE = 0.11  # of ten classes
+BATCHES = 5
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network", type=Path, nargs="?")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--flips", type=int, default=5)
+    parser.add_argument("--flips", type=int, default=5, help="that are timed, or with NETWORK made at most")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.network:
+        print_strength(options.network, options.flips)
+    else:
+        print_cost(options.flips)
+
+
+def print_cost(flips: int) -> None:
     inputs = torch.rand(BATCH_SIZE, *SHAPE, generator=torch.Generator().manual_seed(0))
     inputs = inputs.contiguous(memory_format=torch.channels_last)
     print("| tried | s a step | CPU s a step |\n|---|---|---|")
@@ -40,9 +59,36 @@ def main() -> None:
         steps = bit_flip_attack.attack(network, inputs, labels, flips=[], generator=None, region="weights", **knobs)
         next(steps)  # with what is computed once
         start, cpu = perf_counter(), process_time()
-        made = [next(steps) for _ in range(options.flips)]
+        made = [next(steps) for _ in range(flips)]
         taken = perf_counter() - start, process_time() - cpu
         print(f"| {name} | {taken[0] / len(made):.2f} | {taken[1] / len(made):.2f} |", flush=True)
+
+
+def print_strength(path: Path, most: int) -> None:
+    """For each search, and each batch that it sees, the flips until the network guesses."""
+    dataset = load_dataset(Path(f"{path.parents[1]}/prepared/{path.name.partition('-')[0]}.safetensors"))
+    inputs, labels = as_input(torch.from_numpy(dataset.val.inputs)), torch.from_numpy(dataset.val.labels)
+    print(f"| tried | flips to {CHANCE:.0%}, of at most {most}, by batch |\n|---|---|")
+    for name, knobs in SEARCHES.items():
+        found = [flips_to_chance(path, inputs, labels, batch, most, knobs) for batch in range(BATCHES)]
+        print(f"| {name} | {', '.join(found)} |", flush=True)
+
+
+def flips_to_chance(path: Path, inputs: Tensor, labels: Tensor, batch: int, most: int, knobs: dict) -> str:
+    """How many it took on one batch, or what was left after the most that were asked for."""
+    network, _ = load_network(path)
+    seen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(batch))[:BATCH_SIZE]
+    steps = bit_flip_attack.attack(
+        network, inputs[seen], labels[seen], flips=[], generator=None, region="weights", **knobs
+    )
+    made = 0
+    for step in islice(steps, most):
+        made += len(step.flips)
+        with torch.no_grad():
+            left = (network(inputs).argmax(1) == labels).double().mean()
+        if left <= CHANCE:
+            return str(made)
+    return f"more than {made} ({left:.1%} left)"
 
 
 def random_network() -> torch.nn.Module:
