@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run smoke test test-slow check lock status gc publish push pull clean install-with-uv install-with-pip
+.PHONY: help setup run smoke test test-slow check lock status verify revouch gc publish push pull clean install-with-uv install-with-pip
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -71,7 +71,7 @@ revouch: setup ## keep results after a change of code that changes none: compute
 gc: setup ## say which unused results would be removed from the cache (DELETE=yes removes them, DAYS=30 is how old)
 	@$(BIN)/python -m stages gc $(if $(filter yes,$(DELETE)),--delete) $(if $(DAYS),--days $(DAYS))
 
-publish: setup ## copy networks, and other results that are small, into data/published, for git (STUDY=smoke, LIMIT=50 kB)
+publish: setup ## copy networks, and other results that are small, into data/published, for git (STUDY=smoke, LIMIT=50 in kB)
 	@cd $(FOLDER) && "$(CURDIR)/$(BIN)/python" -m stages publish $(if $(LIMIT),--limit $(LIMIT))
 
 # Of the studies that were run here, and of those that anybody ran: DVC lists every file of the others as missing.

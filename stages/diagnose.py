@@ -90,7 +90,7 @@ def diagnostics(
     gradient_norm_of_codes: that of a network whose logits are left as codes of 8 bits, as some published diagnostics
     took it; of the wholly quantized network.
     clean_correct, robust_correct: 1 where the class is right, on the input and after PGD in linf at `epsilon`.
-    replayed_correct: likewise on what PGD in linf at the magnitude crafted on the float network.
+    replayed_correct: 1 where the class is right on what PGD in linf at the magnitude crafted on the float network.
     distance_l2, distance_linf: to the nearest error that `distances` finds, in input units, 0 for a clean mistake and
     infinite where it finds none; of the float and of the wholly quantized network.
     logit_shift: L2 length of the change from the float network's logits, relative to theirs, on uniform noise of the

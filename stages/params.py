@@ -1,8 +1,8 @@
 """params.yaml: what is asked. Everything in it is checked before any job starts, and every fault is named at once.
 
 All keys are required, apart from the settings of plugins, whose defaults stand in the plugins' signatures, from the
-augmentation of sound, which is off, and from `extended`: what replaces the others where `evaluation.extended` is true,
-as a JSON merge patch (RFC 7396).
+augmentation of sound, which is off, from `faults` and what is asked of them, and from `extended`: what replaces the
+others where `evaluation.extended` is true, as a JSON merge patch (RFC 7396).
 """
 
 from collections.abc import Iterator, Sequence

@@ -34,7 +34,7 @@ class AdversarialSet:
         attack: its name in the study. norm: of its distances and epsilons.
         minimal_norm: whether it looked for the nearest adversarial inputs, for no epsilon in particular.
         threat: what its attacker saw. eot_samples: how many draws of a random network each gradient averages.
-        grid: `digital` where the inputs are multiples of 1/255, else `pre_quantizer`.
+        grid: `digital` where the inputs are multiples of 1/255 (sound: of 1/65535), else `pre_quantizer`.
         epsilons: `[E]`, in input units, or dB of an SNR; infinite where there was no bound (in JSON: null).
         forwards, backwards: `[E]`, mean samples passed through the network per attacked sample.
         inputs: float32 `[E, N, C, H, W]` in [0, 1].

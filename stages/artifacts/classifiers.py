@@ -39,6 +39,14 @@ def build_filter(description: dict) -> InputFilter:
 
 
 def compose(network: torch.nn.Module, filter: InputFilter, description: dict) -> Filtered:
-    """A filter and the network behind it as one classifier."""
+    """A filter and the network behind it as one classifier.
+
+    Raises ValueError if a filter draws and names no classifier that knows how to.
+    """
+    if filter.stochastic and filter.composed is None:
+        raise ValueError(
+            f"stages/defenses/{description['filter']['defense']}.py: the filter draws, expected its class to have "
+            "`composed = Shielded`"
+        )
     composed = filter.composed or Filtered
     return composed(network, filter, tuple(description["input_shape"]), len(description["classes"]))

@@ -37,7 +37,8 @@ class DropoutPasses:
     """Where a network drops activations, and how many.
 
     layers: module names, in the order in which they run; none where nothing is dropped. rate: of activations.
-    values: how many activations of one sample the largest tensor has from the first of the layers on.
+    values, values_of_all: how many activations of one sample the largest tensor has from the first of the layers on,
+    and in the whole network.
     """
 
     def __init__(self, network: nn.Module, layers: list[str], rate: float, input_shape: tuple[int, ...]) -> None:
@@ -54,7 +55,8 @@ class DropoutPasses:
         if rate > 0:
             self.layers = named_layers(seen, layers)
             after = next(place for place, call in enumerate(seen) if call.name == self.layers[0])
-        self.values = max(_values(call.output).numel() for call in seen[after:])
+        sizes = [_values(call.output).numel() for call in seen]
+        self.values, self.values_of_all = max(sizes[after:]), max(sizes)
         if rate > 0:
             self._check_trunk(network, input_shape)
 

@@ -78,7 +78,7 @@ class InputFilter(nn.Module):
 
 
 class RandomFilter(InputFilter):
-    """A filter that draws. Each input of a batch has draws of its own."""
+    """A filter that draws. Each input of a batch has draws of its own. Its class has `composed = Shielded`."""
 
     stochastic = True
 

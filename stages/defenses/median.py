@@ -11,7 +11,7 @@ from stages.knobs import Count
 
 
 class Median(InputFilter):
-    """The median of window x window pixels, each channel by itself; needs as many rows beside the image."""
+    """The median of window x window pixels, each channel by itself."""
 
     def __init__(self, window: int) -> None:
         super().__init__()

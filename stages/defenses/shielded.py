@@ -120,7 +120,9 @@ class Shielded(Filtered):
             return self.network(filtering(inputs)).expand(passes, -1, -1)
         if not self.filter.stochastic:
             inputs = filtering(inputs)
-        at_once = max(1, VALUES_AT_ONCE // max(1, len(inputs) * self.dropout.values))
+        # Behind a random filter each pass runs the whole network.
+        values = self.dropout.values_of_all if self.filter.stochastic else self.dropout.values
+        at_once = max(1, VALUES_AT_ONCE // max(1, len(inputs) * values))
         groups = [at_once] * (passes // at_once) + [passes % at_once] * (passes % at_once > 0)
         several = len(groups) > 1 and torch.is_grad_enabled() and inputs.requires_grad
         logits = []

@@ -40,7 +40,7 @@ def publish(
     """
     assessment, *_ = ledger.restore()
     ledger.write_lock(assessment)
-    records = {**assessment.current, **assessment.known}
+    records = {**assessment.current, **assessment.known, **assessment.needed}
     published = RunCache(folder)
     contents: set[Path] = set()
     incomplete: Counter[str] = Counter()
@@ -56,7 +56,8 @@ def publish(
     size = sum(path.stat().st_size for path in contents)
     total = sum(path.stat().st_size for path in _objects(folder))
     lacking = ", ".join(f"{count} {rule}" for rule, count in incomplete.items() if count)
-    left_out = f"; {len(assessment.stale)} jobs have to run and were left out" if assessment.stale else ""
+    unknown = len(assessment.stale) - len(assessment.needed)
+    left_out = f"; {unknown} jobs have to run and were left out" if unknown else ""
     return (
         f"{len(records)} records and {len(contents)} contents of {size / 1e6:.2f} MB are published, "
         f"{removed} files were removed; {os.path.relpath(folder)} holds {total / 1e6:.2f} MB in all{left_out}\n"

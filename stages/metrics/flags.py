@@ -203,8 +203,10 @@ def not_converged(outcomes: Outcomes, probes: pd.DataFrame) -> set[Cell]:
     for (*attack, epsilon), rows in _probed(probes, "doubled", [*ATTACK, "epsilon"]):
         doubled = rows.set_index("sample")["correct"].astype(bool)
         for cell in outcomes:
-            of_budget = (cell.variant, cell.norm, cell.epsilon) == (tuple(attack[:5]), attack[-1], epsilon)
-            if of_budget and significantly_lower(doubled, outcomes[cell]["correct"]):
+            if (cell.variant, cell.norm, cell.epsilon) != (tuple(attack[:5]), attack[-1], epsilon):
+                continue
+            doubled &= outcomes[cell.clean]["correct"].loc[doubled.index]
+            if significantly_lower(doubled, outcomes[cell]["correct"]):
                 if cell.threat == "worst_case":
                     too_high.add((cell.variant, cell.norm))
                 elif _attack(cell) == tuple(attack) and cell.threat in OPTIMISED_ON_TARGET:

@@ -76,7 +76,9 @@ def uncertainty_table(scores: pd.DataFrame, headlines: dict[str, float]) -> pd.D
     """One row a network, attack and norm, clean and at the headline epsilon: columns `COLUMNS`.
 
     `scores` is the concatenation of all scores files, of which networks without a vote have no confidence and are left
-    out. `n`: the samples. `confidence`: the mean probability of the predicted class. `calibration_error`: in [0,1].
+    out. `n`: the samples. `accuracy`: of the predictions themselves, which confidence is about: unlike robust accuracy
+    also where a perturbation happens to undo a clean mistake. `confidence`: the mean probability of the predicted
+    class. `calibration_error`: in [0,1].
     `<uncertainty>_separation`: the probability that an error is more uncertain than a correct prediction.
     `<uncertainty>_accuracy_<percent>`: of what is left when that share is rejected.
     """

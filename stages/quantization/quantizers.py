@@ -135,7 +135,8 @@ class StochasticWeights(Weights):
         self.draws += 1
         uniform = torch.rand(weight.shape, generator=generator).to(weight)
         gaps = ((weight / scale).clamp(-1, 1) + 1) / self.gap  # above -1
-        levels = (gaps + uniform).floor() * self.gap - 1
+        # In float32 a gap and the largest uniform number may add up to the next one.
+        levels = ((gaps + uniform).floor() * self.gap - 1).clamp(max=1)
         return _straight_through(weight, levels * scale), scale
 
 

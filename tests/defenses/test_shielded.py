@@ -90,7 +90,8 @@ def test_the_vote_is_over_the_passes(vote, expected):
 def test_passes_in_several_groups_have_the_gradient_of_all(name, monkeypatch):
     """Groups are computed again on the way back, and have to draw the same."""
     classifier = made(**SHIELDS[name])
-    monkeypatch.setattr(shielded, "VALUES_AT_ONCE", len(inputs(4)) * classifier.dropout.values)  # one pass at a time
+    values = classifier.dropout.values_of_all if classifier.filter.stochastic else classifier.dropout.values
+    monkeypatch.setattr(shielded, "VALUES_AT_ONCE", len(inputs(4)) * values)  # one pass at a time
     leaf = inputs(4).requires_grad_()
     view = classifier.gradient_view(seeded(4), 3)(leaf)
     (gradient,) = torch.autograd.grad(view[:, 2].sum(), leaf)
@@ -101,6 +102,21 @@ def test_passes_in_several_groups_have_the_gradient_of_all(name, monkeypatch):
     expected = mean_probabilities(torch.cat(one_by_one))
     assert torch.equal(view, expected)
     torch.testing.assert_close(gradient, torch.autograd.grad(expected[:, 2].sum(), again)[0])
+
+
+def test_behind_a_random_filter_groups_are_as_large_as_the_whole_network_allows(monkeypatch):
+    classifier = made(filters=["random_resize_pad"], layers=["last_hidden"], rate=0.3, passes=4)
+    assert classifier.dropout.values < classifier.dropout.values_of_all
+    monkeypatch.setattr(shielded, "VALUES_AT_ONCE", 2 * len(inputs(3)) * classifier.dropout.values_of_all)
+    counts, group = [], classifier._group
+
+    def counted(given, passes, *others):
+        counts.append(passes)
+        return group(given, passes, *others)
+
+    monkeypatch.setattr(classifier, "_group", counted)
+    classifier(inputs(3))
+    assert counts == [2, 2]
 
 
 def test_the_gradients_variance_falls_as_one_over_the_draws():

@@ -72,6 +72,20 @@ def test_a_clone_fetches_what_is_published_and_knows_the_rest(published):
     assert publishing(published, ("make", "double")).startswith("3 records and 1 contents")  # nothing is made up
 
 
+def test_what_somebody_asks_for_and_nobody_has_stays_published(published):
+    """In a clone the content of a last result may be nowhere: its job has to run, and its record is as good as ever."""
+    publishing(published)
+    before = stored()
+    shutil.rmtree(CACHE)
+    for name in ("a.bin", "a.json", "b.bin", "c.csv", "c.json"):
+        Path("data", name).unlink()
+    published.remotes = ["published"]
+    assert states(published)["needed"] == names(THIRD)
+    said = publishing(published)
+    assert said.startswith("3 records and 1 contents") and "left out" not in said
+    assert stored() == before
+
+
 def test_publishing_again_replaces_what_the_study_published(published):
     publishing(published, ("make", "double"))
     before = stored()

@@ -207,6 +207,7 @@ def test_not_converged(difference, fires):
     smaller = cell(epsilon=4 / 255)
     cells = {PGD: rows(60), smaller: rows(150), PGD_SANITY: rows(0), PGD_AT_0: rows(180), TRANSFER: rows(90)}
     cells |= {FGSM: rows(60), cell(scheme="int8"): rows(60), cell(norm="l2"): rows(60), PGD.worst_case: rows(60)}
+    cells[CLEAN] = rows(200)
     probes = probed(PGD, "doubled", first_correct(60 - difference, 100))
     assert not_converged(cells, probes) == ({PGD, smaller, PGD_SANITY, PGD.worst_case} if fires else set())
     planted = pd.concat([probed(PGD, "planted", [False] * 64), probed(FGSM, "planted", [False] * 64)])
@@ -215,13 +216,20 @@ def test_not_converged(difference, fires):
 
 def test_not_converged_compares_at_its_own_epsilon_and_not_with_a_doubled_run_that_left_more():
     smaller = cell(epsilon=4 / 255)
-    assert not_converged({smaller: rows(150), PGD: rows(20)}, probed(PGD, "doubled", first_correct(90, 100))) == set()
+    cells = {CLEAN: rows(200), smaller: rows(150), PGD: rows(20)}
+    assert not_converged(cells, probed(PGD, "doubled", first_correct(90, 100))) == set()
+
+
+def test_not_converged_counts_no_clean_mistake_that_the_doubled_run_undid():
+    doubled = probed(PGD, "doubled", [True] * 60 + [False] * 20 + [True] * 20)
+    assert not_converged({CLEAN: rows(80), PGD: rows(80)}, doubled) == {PGD}
+    assert not_converged({CLEAN: rows(100), PGD: rows(80)}, doubled) == set()
 
 
 def test_not_converged_judges_every_attack_on_the_network_itself():
     for attacked in (SQUARE, cell("adaptive"), cell(attack="deepfool", norm="l2")):
         probes = probed(attacked, "doubled", first_correct(60, 100))
-        assert not_converged({attacked: rows(90), NOISE: rows(170)}, probes) == {attacked}
+        assert not_converged({CLEAN: rows(200), attacked: rows(90), NOISE: rows(170)}, probes) == {attacked}
 
 
 @pytest.mark.parametrize(("missed", "fires"), [(3, False), (4, True)])
