@@ -172,7 +172,7 @@ GLOSSARY = {
     "Forwards, backwards": "Passes through the network that an attack takes for one image, and passes back for "
     "gradients. A black-box attack's forwards are its queries; a worst case has the sum of its attacks.",
     "95 % interval": "Wilson's interval over images for one seed, Student's t-interval over several seeds.",
-    "Digital": "Adversarial images are 8-bit images, so that epsilon in Linf is a multiple of 1/255; sound has 16 bits.",
+    "Digital": "Adversarial images are 8-bit images, so that epsilon in Linf is a multiple of 1/255; sound: 16 bits.",
     "Pre-quantizer": "The change is real-valued and made before the sensor rounds.",
     "Detected": "The share of inputs that a defense's detector rejects; in clean rows, wrongly.",
     "Accuracy with detector": "Images that are accepted and classified correctly when they are clean, and rejected "
