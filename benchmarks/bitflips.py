@@ -21,6 +21,7 @@ from stages.artifacts.datasets import load_dataset
 from stages.artifacts.networks import load_network
 from stages.datasets.tensors import as_input
 from stages.faults import bit_flip_attack
+from stages.faults.guessing import guessing
 from stages.models import resnet20
 from stages.quantization.formats import Format
 from stages.quantization.frozen_layers import FrozenLayers, FrozenQuantizer, FrozenWeights
@@ -31,7 +32,7 @@ SEARCHES = {
     "the best bit of every tensor": {"tries": 0},
     "30 of the best ten bits of every tensor": {"each": 10, "tries": 30},
 }
-CHANCE = 0.11  # of ten classes
+CHANCE = guessing(CLASSES)
 BATCHES = 5
 
 

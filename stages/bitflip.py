@@ -18,6 +18,7 @@ from stages.artifacts.networks import load_network
 from stages.datasets.arrays import Split, evaluation_samples
 from stages.datasets.tensors import as_input
 from stages.faults.checksums import Checksums
+from stages.faults.guessing import guessing
 from stages.faults.memory import Memory
 from stages.faults.search import Step, predictions
 from stages.quantization.frozen_layers import check_exact
@@ -25,8 +26,6 @@ from stages.runtime import configure
 from stages.seeds import seed_of
 
 BATCH_SIZE = 500
-# Of guessing's accuracy; 11 % for 10 classes, as in Rakin et al. 2019.
-CHANCE = 1.1
 
 
 class Images(NamedTuple):
@@ -115,7 +114,7 @@ def attacked(
         given["goal"] = plugin.classes(judge.num_classes, generator, **knobs)
     default = inspect.signature(plugin.attack).parameters["region"].default
     draw = _Draw(judge, Memory(judge.network, knobs.get("region", default)), checksums, given.get("goal"))
-    guessing = CHANCE / judge.num_classes
+    chance = guessing(judge.num_classes)
     try:
         for step in plugin.attack(judge.network, *own, flips=counts, generator=generator, **given, **knobs):
             before = len(draw.made)
@@ -127,7 +126,7 @@ def attacked(
                 draw.judge(len(draw.made))
                 continue
             draw.list(step)
-            if _accuracy(step, own, given) <= guessing and draw.judge(len(draw.made)) <= guessing:
+            if _accuracy(step, own, given) <= chance and draw.judge(len(draw.made)) <= chance:
                 break
             if len(draw.made) >= max(counts):
                 break

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from stages.faults.guessing import guessing
 from stages.metrics.intervals import t_interval
 
 NETWORK = ["dataset", "model", "scheme", "defense"]
 VARIANT = [*NETWORK, "seed"]
 ATTACK = [*VARIANT, "attack"]
 QUANTILES = {"least": 0.0, "q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "most": 1.0}
-CHANCE = 1.1  # of guessing's accuracy; 11 % for 10 classes (Rakin et al. 2019, arXiv 1903.12269)
 SIGNIFICANCE = 0.01
 BIT_FLIPS = [
     *ATTACK,
@@ -93,7 +93,7 @@ def bit_flips_table(faults: pd.DataFrame, table: pd.DataFrame, variants: pd.Data
 
 def flips_to_chance_table(faults: pd.DataFrame, table: pd.DataFrame, variants: pd.DataFrame) -> pd.DataFrame:
     """Columns `FLIPS_TO_CHANCE`: over the draws of each attack that aims at no class, and over all seeds (seed `all`)
-    where there are several, how many flips it took until the accuracy was at most that of guessing, times `CHANCE`.
+    where there are several, how many flips it took until the network was as good as `guessing`.
 
     - `reached`: the share of draws in which it came to that. Quantiles of the number of flips, which occur, are
       infinite where it did not in so many draws within `budget`, the most flips that were tried.
@@ -102,7 +102,7 @@ def flips_to_chance_table(faults: pd.DataFrame, table: pd.DataFrame, variants: p
     clean, sizes, found = _clean(table, "accuracy"), variants.set_index(VARIANT)["weight_bytes"], []
     untargeted = faults[faults["target"].isna()]
     needed = untargeted.assign(
-        needed=untargeted["flips"].where(_accuracy(untargeted) <= CHANCE / untargeted["num_classes"], inf)
+        needed=untargeted["flips"].where(_accuracy(untargeted) <= guessing(untargeted["num_classes"]), inf)
     )
     draws = needed.groupby([*ATTACK, "draw"], as_index=False).agg(needed=("needed", "min"), budget=("flips", "max"))
     facts = [tuple(row) for row in draws[VARIANT].itertuples(index=False)]
