@@ -36,20 +36,20 @@ def fault_rows(faults: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     share of flipped bits whose group fails its checksum, `accuracy_with_detector` the accuracy once these groups are
     zero.
 
-    Flags: what makes the clean row untrustworthy, and `noise_beats_attack` where as many random flips leave
-    significantly less than a search does (one-sided Mann-Whitney test over draws, p < .01).
+    Flags: what makes the clean row untrustworthy, and `noise_beats_attack` where as many random flips of as many words
+    leave significantly less than a search does (one-sided Mann-Whitney test over draws, p < .01). A search with a
+    target is not after accuracy, and one that had ended in some draw made fewer: these are not compared.
     """
     clean = _clean(table, "flags")
-    random = {key: _accuracy(rows) for key, rows in _cells(faults[~faults["searches"]])}
-    weaker = {}
-    for (*attack, flips), accuracies in random.items():
-        weaker.setdefault((*attack[:5], flips), []).append(accuracies)
+    random = {}
+    for (*attack, flips), rows in _cells(faults[~faults["searches"]]):
+        random.setdefault((*attack[:5], flips, _reach(rows)), []).append(_accuracy(rows))
     found = []
     for (*attack, flips), rows in _cells(faults):
         accuracy = _accuracy(rows)
         low, high = t_interval(accuracy) if len(accuracy) > 1 else (accuracy.mean(),) * 2
         flags = set(clean[tuple(attack[:5])].split(";")) & {"below_quality_target"}
-        rivals = weaker.get((*attack[:5], flips), []) if rows["searches"].iloc[0] else []
+        rivals = random.get((*attack[:5], flips, _reach(rows)), []) if _is_comparable(rows) else []
         if any(_significantly_less(rival, accuracy) for rival in rivals):
             flags.add("noise_beats_attack")
         found.append(
@@ -140,6 +140,16 @@ def _cells(faults: pd.DataFrame):
     for key, rows in faults.groupby([*ATTACK, "flips"]):
         if len(rows) == draws[key[:-1]]:
             yield key, rows
+
+
+def _reach(rows: pd.DataFrame) -> int:
+    """The bits that an attack might hit, which tell the regions of a network apart."""
+    return rows["memory_bits"].iloc[0]
+
+
+def _is_comparable(rows: pd.DataFrame) -> bool:
+    """Whether a cell is of a search that was after accuracy, and made all flips in every draw."""
+    return bool(rows["searches"].all() and rows["target"].isna().all() and (rows["made"] == rows["flips"]).all())
 
 
 def _accuracy(rows: pd.DataFrame) -> pd.Series:

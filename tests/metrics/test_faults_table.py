@@ -76,6 +76,21 @@ def test_flags_of_the_network_and_of_attacks_that_random_flips_beat(scores):
     assert "below_quality_target" in fault_rows(frame(*random), below)["flags"].iloc[0]
 
 
+@pytest.mark.parametrize(
+    ("otherwise", "draws"),
+    [
+        ({"target": 2.0, "aimed": 50.0, "hit": 50.0}, 8),  # it is not after accuracy
+        ({"made": 4}, 1),  # it had ended in one draw
+        ({"memory_bits": 900}, 8),  # it reaches other words
+    ],
+)
+def test_a_search_that_was_after_something_else_than_random_flips_is_not_compared_with_them(scores, otherwise, draws):
+    strong = [draw(number, {5: 60 - number}, **(otherwise if number < draws else {})) for number in range(8)]
+    random = [draw(number, {5: 30 + number}, attack="random_flips", searches=False) for number in range(8)]
+    rows = fault_rows(frame(*strong, *random), results(scores, {})).set_index("attack")["flags"]
+    assert rows.to_dict() == {"bit_flip_attack": "", "random_flips": ""}
+
+
 def test_quantiles_success_and_recovery_stand_beside_clean_accuracy_and_bytes(scores):
     draws = [
         draw(
