@@ -1,6 +1,7 @@
 """Attacks on memory: accuracy against the number of flips, flips until a network guesses, which bits are hit.
 
-Everything is a distribution over draws (batches of images, or random bits), and no number of one draw stands alone.
+Everything is a distribution over draws (batches of images, or random bits), and one draw alone is as
+uncertain as its test images leave it.
 """
 
 from math import inf
@@ -11,7 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from stages.faults.guessing import guessing
-from stages.metrics.intervals import t_interval
+from stages.metrics.intervals import t_interval, wilson
 
 NETWORK = ["dataset", "model", "scheme", "defense"]
 VARIANT = [*NETWORK, "seed"]
@@ -32,9 +33,9 @@ def fault_rows(faults: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """Rows of the result table: one a network, attack and number of flips that all of its draws have.
 
     `faults` is the concatenation of all faults files, `table` has the clean rows of the networks. `n` counts draws,
-    `accuracy` is their mean, the interval their t-interval, or, of one draw, no more than that draw. `detected` is the
-    share of flipped bits whose group fails its checksum, `accuracy_with_detector` the accuracy once these groups are
-    zero.
+    `accuracy` is their mean, the interval their t-interval, or, of one draw, Wilson's over its test images.
+    `detected` is the share of flipped bits whose group fails its checksum, `accuracy_with_detector` the accuracy once
+    these groups are zero.
 
     Flags: what makes the clean row untrustworthy, and `noise_beats_attack` where as many random flips of as many words
     leave significantly less than a search does (one-sided Mann-Whitney test over draws, p < .01). A search with a
@@ -47,7 +48,7 @@ def fault_rows(faults: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     found = []
     for (*attack, flips), rows in _cells(faults):
         accuracy = _accuracy(rows)
-        low, high = t_interval(accuracy) if len(accuracy) > 1 else (accuracy.mean(),) * 2
+        low, high = t_interval(accuracy) if len(rows) > 1 else _of_one_draw(rows)
         flags = set(clean[tuple(attack[:5])].split(";")) & {"below_quality_target"}
         rivals = random.get((*attack[:5], flips, _reach(rows)), []) if _is_comparable(rows) else []
         if any(_significantly_less(rival, accuracy) for rival in rivals):
@@ -154,6 +155,11 @@ def _is_comparable(rows: pd.DataFrame) -> bool:
 
 def _accuracy(rows: pd.DataFrame) -> pd.Series:
     return rows["correct"] / rows["n"]
+
+
+def _of_one_draw(rows: pd.DataFrame) -> tuple[float, float]:
+    low, high = wilson(rows["correct"].item(), rows["n"].item())
+    return float(low), float(high)
 
 
 def _clean(table: pd.DataFrame, column: str) -> dict[tuple, Any]:

@@ -167,7 +167,8 @@ SECTIONS = {
 GLOSSARY = {
     "Bit flip": "The attacker, or a fault, inverts bits of the network in memory: of its integer weights, or of the "
     "float32 words that scales, biases and batch norm are. Inputs are clean. In the table of all cells n is the number "
-    "of draws (batches of the attacker's images, or random bits), accuracy their mean, and the interval Student's.",
+    "of draws (batches of the attacker's images, or random bits), accuracy their mean, and the interval Student's, or "
+    "of one draw Wilson's over its test images.",
     "Checksum": "Two bits kept of each group of weights, which the group's next use is compared with; a group that "
     "differs is set to zero. Detected is then the share of flipped bits in such groups, and accuracy with detector "
     "what is left after that.",

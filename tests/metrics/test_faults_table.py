@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from stages.metrics.faults import bit_flips_table, fault_rows, flipped_bits_table, flips_to_chance_table
+from stages.metrics.intervals import wilson
 from stages.metrics.results import results
 from tests.synthetic import synthetic_scores
 
@@ -57,6 +58,12 @@ def test_rows_are_means_over_the_draws_that_all_have_the_number_of_flips(scores)
     assert (rows["ci_low"] <= rows["accuracy"]).all() and (rows["accuracy"] <= rows["ci_high"]).all()
     without = results(scores, {})
     assert table[table["threat"] != "bit_flip"].reset_index(drop=True).equals(without)
+
+
+def test_one_draw_is_as_uncertain_as_its_test_images(scores):
+    (row,) = fault_rows(frame(draw(0, {1: 80})), results(scores, {})).itertuples()
+    assert (row.n, row.accuracy) == (1, 0.8)
+    assert (row.ci_low, row.ci_high) == pytest.approx(tuple(float(end) for end in wilson(80, 100)))
 
 
 def test_several_seeds_have_a_row_over_them(scores):
