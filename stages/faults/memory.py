@@ -108,13 +108,19 @@ class Memory:
     network: built from frozen or float layers; it is changed in place.
     region: `all` of memory; `weights`; `inner_weights`, those of neither the first nor the last layer; `floats`,
         everything but weights.
+
+    Raises ValueError where the region is unknown or the network has no words there.
     """
 
     def __init__(self, network: nn.Module, region: str = "all"):
         if region not in REGIONS:
             raise ValueError(f"region: {region!r} is unknown, expected one of: {', '.join(REGIONS)}")
         self.network = network
-        self.tensors = _in_region(list(stored_tensors(network)), region)
+        stored = list(stored_tensors(network))
+        self.tensors = _in_region(stored, region)
+        if not self.tensors:
+            others = ", ".join(other for other in REGIONS if _in_region(stored, other))
+            raise ValueError(f"region: {region!r} has no words in this network, expected one of: {others}")
         self._starts = np.cumsum([0, *(stored.size for stored in self.tensors)])
         self._flipped: set[int] = set()
 

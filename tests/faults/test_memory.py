@@ -113,6 +113,11 @@ def test_regions_are_parts_of_memory():
         Memory(network, "heights")
 
 
+def test_a_region_without_words_is_refused():
+    with pytest.raises(ValueError, match=r"region: 'inner_weights' has no words .* one of: all, weights, floats"):
+        Memory(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), "inner_weights")
+
+
 def test_an_address_outside_the_region_is_refused():
     memory = Memory(frozen(4), "inner_weights")
     with pytest.raises(IndexError, match=f"expected bits 0 to {memory.size - 1}"):
