@@ -45,10 +45,11 @@ def attack(
     """
     target, source = goal
     aimed = labels != target if source is None else labels == source
-    others = (~aimed).nonzero().flatten()[:batch_size] if mode == "one_to_one_stealthy" else aimed.new_zeros(0).long()
+    others = (~aimed).nonzero().flatten()
     aimed = aimed.nonzero().flatten()[:batch_size]
-    images = torch.cat([aimed, others])
     count = len(aimed)
+    others = others[: count if mode == "one_to_one_stealthy" else 0]
+    images = torch.cat([aimed, others])
     wanted = torch.cat([torch.full_like(labels[aimed], target), labels[others]])
 
     def objective(logits: Tensor) -> Tensor:

@@ -131,6 +131,16 @@ def test_targeted_flips_send_the_images_that_are_meant_to_the_target(mode):
         assert (found[~aimed] == labels[~aimed]).float().mean() > 0.3
 
 
+def test_a_stealthy_search_has_as_many_images_of_other_classes_as_of_the_source():
+    network = frozen(8, seed=1)
+    inputs, labels = images(network, 200)
+    source, target = labels.bincount(minlength=CLASSES).argsort(descending=True)[:2].tolist()
+    kept = torch.cat([(labels == source).nonzero().flatten()[:3], (labels != source).nonzero().flatten()])
+    knobs = {"goal": (target, source), "mode": "one_to_one_stealthy", "region": "weights"}
+    steps = targeted_bit_flip.attack(network, inputs[kept], labels[kept], flips=[], generator=None, **knobs)
+    assert len(next(steps).logits) == 6
+
+
 def test_targets_and_sources_are_drawn_and_differ():
     generator = torch.Generator().manual_seed(0)
     goals = [targeted_bit_flip.classes(CLASSES, generator, mode="one_to_one") for _ in range(40)]
