@@ -336,7 +336,9 @@ def _impossible_faults(params: Any) -> Iterator[str]:
         elif name != plugin and name in plugins.names("faults"):
             yield f"faults.{name}.attack: {plugin!r} is another attack than {name!r}, expected another name for it"
     flips = params.evaluation.flips
-    if flips != sorted(flips):
+    if params.faults and flips is None:
+        yield "evaluation.flips: is missing, expected the numbers of flips at which the attacks of faults are judged"
+    elif flips is not None and flips != sorted(flips):
         yield f"evaluation.flips: {flips} should be ascending"
     for name in sorted({"flips", "checksums"} & params.evaluation.model_fields_set if not params.faults else ()):
         yield f"evaluation.{name}: is for attacks on memory, expected some in faults"

@@ -202,7 +202,7 @@ class Evaluation(Section):
     transfer: Annotated[list[str], UNIQUE]
     surrogates: Literal["all", "related"]
     limits: Limits
-    flips: Annotated[list[Count], SOME, UNIQUE] = [1, 2, 5, 10, 20, 50]  # numbers of bits, ascending
+    flips: Annotated[list[Count], SOME, UNIQUE] | None = None  # numbers of bits, ascending; asked for by faults
     checksums: Checksums | None = None
 
 

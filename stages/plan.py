@@ -438,8 +438,8 @@ def _diagnose(params: Params, variant: Variant) -> Task:
 
 def _bitflip(params: Params, variant: Variant, fault: str) -> Task:
     """An attack on the memory of a network; the memory behind a filter is the undefended network's."""
-    plugin, asked = params.fault_plugin(fault), params.values["evaluation"]
-    evaluation = [f"evaluation.{key}" for key in ("flips", "checksums") if asked.get(key) is not None]
+    plugin, checksums = params.fault_plugin(fault), params.evaluation.checksums
+    evaluation = ["evaluation.flips", *(["evaluation.checksums"] if checksums is not None else [])]
     job = Job(
         item=f"{variant.name}-{fault}",
         inputs=_files(variant.prepared, variant.network),

@@ -34,7 +34,8 @@ def test_a_study_without_faults_has_the_plan_and_the_settings_that_it_had(load):
 
 def test_each_network_is_attacked_by_each_entry(load):
     params = load(
-        {"bit_flip_attack": {"tries": 3, "draws": 2}, "floats": {"attack": "bit_flip_attack", "region": "floats"}}
+        {"bit_flip_attack": {"tries": 3, "draws": 2}, "floats": {"attack": "bit_flip_attack", "region": "floats"}},
+        flips=[1, 10],
     )
     found = [task for task in tasks(params) if task.job.rule == "bitflip"]
     assert len(found) == 2 * len(params.grid.cells())
@@ -43,7 +44,7 @@ def test_each_network_is_attacked_by_each_entry(load):
     assert params.settings_of_fault("bit_flip_attack") == {"tries": 3}
     assert params.settings_of_fault("floats") == {"region": "floats"}
     assert (params.draws("bit_flip_attack"), params.draws("floats")) == (2, 5)
-    assert first.job.params == ("device", "threads", "evaluation.samples", "faults.bit_flip_attack")
+    assert first.job.params == ("device", "threads", "evaluation.samples", "evaluation.flips", "faults.bit_flip_attack")
     report = next(job for job in plan(params) if job.rule == "report")
     assert set(first.job.outputs) < set(report.inputs) and "faults" in report.params
     assert "data/results/flips_to_chance.csv" in report.tracked
@@ -68,8 +69,13 @@ def test_numbers_of_flips_and_checksums_are_settings_of_the_jobs_where_they_are_
         ({"pgd": {"attack": "random_flips"}}, {}, "faults.pgd: 'pgd' has a meaning of its own"),
         ({"sign_flips": {"attack": "random_flips"}}, {}, "faults.sign_flips.attack: 'random_flips' is another attack"),
         ({"sign_flips": {}}, {"flips": [5, 1]}, r"evaluation.flips: \[5, 1\] should be ascending"),
+        ({"sign_flips": {}}, {}, "evaluation.flips: is missing, expected the numbers of flips at which"),
         (None, {"flips": [1]}, "evaluation.flips: is for attacks on memory, expected some in faults"),
-        ({"sign_flips": {}}, {"checksums": {"group_size": 0}}, "evaluation.checksums.group_size: 0 should be greater"),
+        (
+            {"sign_flips": {}},
+            {"flips": [1], "checksums": {"group_size": 0}},
+            "evaluation.checksums.group_size: 0 should be greater",
+        ),
     ],
 )
 def test_each_fault_is_one_sentence(load, faults, evaluation, sentence):
