@@ -90,6 +90,10 @@ class Judge:
         with torch.no_grad():
             return torch.cat([predictions(self.network(batch)) for batch in self.test.inputs.split(BATCH_SIZE)])
 
+    def accuracy(self) -> float:
+        """The share of test images that are classified correctly. ValueError: as of `predictions`."""
+        return (self.predictions() == self.test.labels).double().mean().item()
+
 
 def attacked(
     plugin: ModuleType,
@@ -103,8 +107,10 @@ def attacked(
     """One draw of an attack: rows of what is left after each of `counts` flips, and rows of the bits flipped.
 
     There are further rows where a search has made the network guess on its own images, after each step until it does so
-    on the test images, where it ends, and at the numbers of flips of random rates. What is left at its end holds for
-    all larger counts. Bits of random flips are not listed, being as good as any others. The network is as before then.
+    on the test images, where it ends, and at the numbers of flips of random rates. A search that looks at no images
+    ends with the very step that makes it guess on the test images, one with a target not for that. What is left then
+    holds for all larger counts. Bits of random flips are not listed, being as good as any others. The network is as
+    before then.
     """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(attacker.labels), generator=generator).to(attacker.labels.device)
@@ -126,7 +132,8 @@ def attacked(
                 draw.judge(len(draw.made))
                 continue
             draw.list(step)
-            if _accuracy(step, own, given) <= chance and draw.judge(len(draw.made)) <= chance:
+            untargeted = "goal" not in given
+            if untargeted and _accuracy(step, own, judge) <= chance and draw.judge(len(draw.made)) <= chance:
                 break
             if len(draw.made) >= max(counts):
                 break
@@ -138,10 +145,10 @@ def attacked(
     return list(draw.rows.values()), draw.bits
 
 
-def _accuracy(step: Step, own: Images, given: dict[str, Any]) -> float:
-    """The accuracy on the images that the attacker wants wrong, the first ones; 1 where there are none of these."""
-    if step.logits is None or given:
-        return 1.0
+def _accuracy(step: Step, own: Images, judge: Judge) -> float:
+    """The accuracy on the attacker's images, the first of its own; on the test images where it looks at none."""
+    if step.logits is None:
+        return judge.accuracy()
     return (predictions(step.logits) == own.labels[: len(step.logits)]).double().mean().item()
 
 

@@ -14,7 +14,7 @@ from stages.artifacts.faults import FAULTS, FLIPPED
 from stages.artifacts.network_files import describe, save_network
 from stages.artifacts.networks import build
 from stages.datasets.arrays import Dataset, Split
-from stages.faults import bit_flip_attack, random_flips, targeted_bit_flip
+from stages.faults import bit_flip_attack, random_flips, sign_flips, targeted_bit_flip
 from stages.params import load_params
 from stages.plan import Variant, tasks
 from stages.quantization.formats import Format
@@ -153,6 +153,16 @@ def test_an_untargeted_search_ends_where_the_network_guesses_and_stays_there():
     assert rows[-1]["correct"] <= 1.1 / CLASSES * 40
     assert rows[-1]["flips"] == 200 and rows[-1]["made"] == len(bits) < 200
     assert [bit["flip"] for bit in bits] == list(range(1, len(bits) + 1))
+
+
+def test_sign_flips_end_with_the_flip_that_makes_the_network_guess():
+    network = frozen(8)
+    judged, own = judge(network)
+    rows, bits = bitflip.attacked(sign_flips, judged, own, [1, 200], {"layers": 4}, None, seed=1)
+    steps = sign_flips.attack(network, *own, flips=[], generator=None, layers=4, most=len(bits))
+    *before, last = [(judged.predictions() == judged.test.labels).sum().item() for _ in steps]
+    assert last <= 1.1 / CLASSES * 40 < min(before)
+    assert {row["flips"]: row["made"] for row in rows} == {1: 1, len(bits): len(bits), 200: len(bits)}
 
 
 def test_sums_that_flips_make_inexact_are_refused():

@@ -97,7 +97,9 @@ def flips_to_chance_table(faults: pd.DataFrame, table: pd.DataFrame, variants: p
     where there are several, how many flips it took until the network was as good as `guessing`.
 
     - `reached`: the share of draws in which it came to that. Quantiles of the number of flips, which occur, are
-      infinite where it did not in so many draws within `budget`, the most flips that were tried.
+      infinite where it did not in so many draws within `budget`, the most flips that were tried. A search is
+      judged after each step once the network guesses on its own images; random flips are judged at the listed numbers
+      and rates alone, so that theirs are upper bounds on this grid.
     - `weight_bytes`, `clean_accuracy`: of the network, or their means over seeds.
     """
     clean, sizes, found = _clean(table, "accuracy"), variants.set_index(VARIANT)["weight_bytes"], []
