@@ -199,5 +199,5 @@ class _Draw:
             stored, bit = self.memory.located(address)
             code = stored.codes()[bit.index : bit.index + 1]
             values = {"before": stored.decoded(code ^ (1 << bit.bit)).item(), "after": stored.decoded(code).item()}
-            place = {"flip": flip, **bit._asdict(), "kind": stored.kind, "width": stored.bits}
-            self.bits.append(place | values | {"loss": step.loss})
+            where = {"place": self.memory.place(address)[0], **bit._asdict(), "kind": stored.kind, "width": stored.bits}
+            self.bits.append({"flip": flip} | where | values | {"loss": step.loss})

@@ -40,11 +40,13 @@ FAULTS = pa.schema(
         "checksum_bytes": pa.int64(),
     }
 )
-# One row a flipped bit, in the order of the flips; `loss` is the attacker's objective after its step.
+# One row a flipped bit, in the order of the flips; `place` counts, in the network's order, the tensors that the attack
+# reaches, and `loss` is the attacker's objective after its step.
 FLIPPED = pa.schema(
     {
         **VARIANT,
         "flip": pa.int64(),
+        "place": pa.int64(),
         "layer": pa.string(),
         "tensor": pa.string(),
         "kind": pa.string(),

@@ -26,7 +26,7 @@ BIT_FLIPS = [
     *("detected", "accuracy_recovered", "checksum_bytes", "weight_bytes"),
 ]
 FLIPS_TO_CHANCE = [*ATTACK, "draws", "reached", *QUANTILES, "budget", "clean_accuracy", "weight_bytes"]
-FLIPPED_BITS = [*ATTACK, "layer", "tensor", "kind", "width", "bit", "flips", "share"]
+FLIPPED_BITS = [*ATTACK, "place", "layer", "tensor", "kind", "width", "bit", "flips", "share"]
 
 
 def fault_rows(faults: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
@@ -129,9 +129,10 @@ def flips_to_chance_table(faults: pd.DataFrame, table: pd.DataFrame, variants: p
 def flipped_bits_table(flipped: pd.DataFrame) -> pd.DataFrame:
     """Columns `FLIPPED_BITS`: how many of the bits that an attack flipped are this bit of this tensor's words.
 
-    Over all draws, and as a share of all its flips. `flipped` is the concatenation of all files of flipped bits.
+    Over all draws, and as a share of all its flips. `flipped` is the concatenation of all files of flipped bits, and
+    `place` is theirs: rows are in the network's order.
     """
-    places = ["layer", "tensor", "kind", "width", "bit"]
+    places = ["place", "layer", "tensor", "kind", "width", "bit"]
     counted = flipped.groupby([*ATTACK, *places]).size().rename("flips").reset_index()
     share = counted["flips"] / counted.groupby(ATTACK)["flips"].transform("sum")
     return counted.assign(share=share)[FLIPPED_BITS]

@@ -24,7 +24,6 @@ class Attacked:
     curves: pd.DataFrame
     bits: pd.DataFrame
     schemes: list[str]
-    attacks: list[str]
 
 
 def attacked(curves: pd.DataFrame, bits: pd.DataFrame, variants: pd.DataFrame) -> list[Attacked]:
@@ -42,7 +41,6 @@ def attacked(curves: pd.DataFrame, bits: pd.DataFrame, variants: pd.DataFrame) -
                 rows,
                 mine,
                 sorted(set(rows["scheme"]), key=lambda scheme: (-sizes[scheme], scheme)),
-                sorted(set(rows["attack"])),
             )
         )
     return found
@@ -53,8 +51,7 @@ def accuracy_vs_flips(group: Attacked) -> alt.FacetChart | None:
     rows = group.curves
     if rows.empty:
         return None
-    several = rows["defense"].nunique() > 1
-    panels = rows["attack"].str.replace("_", " ") + (" · defense " + rows["defense"] if several else "")
+    panels = _attacks(rows, group)
     # Of several seeds the widest band, and the mean of medians.
     keys = ["panel", "scheme", "defense", "flips"]
     shown = (
@@ -97,22 +94,27 @@ def accuracy_vs_flips(group: Attacked) -> alt.FacetChart | None:
 
 
 def flipped_bits(group: Attacked) -> alt.FacetChart | None:
-    """Which bit of which layer was flipped, as a share of the attack's flips: a panel a scheme and attack."""
+    """Which bit of which layer was flipped, as a share of the attack's flips: a panel a scheme, attack and defense.
+
+    Layers are in the network's order.
+    """
     rows = group.bits
     if rows.empty:
         return None
-    places = rows["layer"] + rows["kind"].map(TENSORS)
-    panels = rows["scheme"] + " · " + rows["attack"].str.replace("_", " ")
-    cells = rows.assign(place=places, panel=panels).groupby(["panel", "place", "bit"], as_index=False)["flips"].sum()
+    attacks = _attacks(rows, group)
+    layers = rows["layer"] + rows["kind"].map(TENSORS)
+    shown = rows.assign(layer=layers, panel=rows["scheme"] + " · " + attacks)
+    keys = ["panel", "layer", "bit"]
+    cells = shown.groupby(keys, as_index=False).agg(place=("place", "min"), flips=("flips", "sum"))
     share = 100 * cells["flips"] / cells.groupby("panel")["flips"].transform("sum")
-    order = [f"{scheme} · {attack.replace('_', ' ')}" for attack in group.attacks for scheme in group.schemes]
+    order = [f"{scheme} · {attack}" for attack in sorted(set(attacks)) for scheme in group.schemes]
     order = [panel for panel in order if panel in set(cells["panel"])]
     chart = (
         alt.Chart(alt.Data(values=cells.assign(percent=share.round(3)).to_dict("records")))
         .mark_rect(stroke=alt.ExprRef("paper"), strokeWidth=1)
         .encode(
             x=alt.X("bit:O", title="Bit of the word (0: the lowest)", axis=alt.Axis(labelAngle=0)),
-            y=alt.Y("place:N", title="Layer", sort=None),
+            y=alt.Y("layer:N", title="Layer", sort=alt.EncodingSortField("place", op="min")),
             color=alt.Color(
                 "percent:Q",
                 title="Share of the flips (%)",
@@ -120,7 +122,7 @@ def flipped_bits(group: Attacked) -> alt.FacetChart | None:
                 legend=alt.Legend(gradientLength=200, gradientThickness=10, tickCount=5),
             ),
             tooltip=[
-                alt.Tooltip("place:N", title="Layer"),
+                alt.Tooltip("layer:N", title="Layer"),
                 alt.Tooltip("bit:O", title="Bit"),
                 alt.Tooltip("flips:Q", title="Flips"),
                 alt.Tooltip("percent:Q", title="Share (%)", format=".1f"),
@@ -141,7 +143,7 @@ FIGURES: dict[str, Callable[[Attacked], alt.FacetChart | None]] = {
 SUBJECTS = {
     "accuracy_vs_flips": ("accuracy against the number of flipped bits, a panel for each attack", "bit_flips.csv"),
     "flipped_bits": (
-        "which bit of which layer attacks flipped, a panel for each scheme and attack",
+        "which bit of which layer attacks flipped, a panel for each scheme, attack and defense",
         "flipped_bits.csv",
     ),
 }
@@ -179,6 +181,12 @@ def description(name: str, group: Attacked) -> str:
     """A figure's text for those who cannot see it."""
     subject, table = SUBJECTS[name]
     return f"{group.title}: {subject}. The numbers are in {table}."
+
+
+def _attacks(rows: pd.DataFrame, group: Attacked) -> pd.Series:
+    """How panels name the attack of each row, and the network's defense where the figures show several."""
+    several = group.curves["defense"].nunique() > 1
+    return rows["attack"].str.replace("_", " ") + (" · defense " + rows["defense"] if several else "")
 
 
 def _scale(channel: type, group: Attacked, values: list[str]):

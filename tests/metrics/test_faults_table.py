@@ -141,14 +141,17 @@ def test_flips_to_chance_are_counted_over_draws_and_seeds_infinite_where_it_was_
     assert table.loc["all", ["least", "median", "draws"]].tolist() == [1, 2, 4]
 
 
-def test_flipped_bits_are_counted_and_shared():
+def test_flipped_bits_are_counted_and_shared_in_the_order_of_the_network():
     place = VARIANT | {"seed": 0, "attack": "bit_flip_attack", "kind": "weights", "width": 8, "tensor": "weight"}
     flipped = pd.DataFrame(
-        [place | {"layer": layer, "bit": bit} for layer, bit in [("a", 7), ("a", 7), ("b", 7), ("b", 6)]]
+        [
+            place | {"place": "ba".index(layer), "layer": layer, "bit": bit}
+            for layer, bit in [("a", 7), ("a", 7), ("b", 7), ("b", 6)]
+        ]
     )
     table = flipped_bits_table(flipped)
     assert table[["layer", "bit", "flips", "share"]].values.tolist() == [
-        ["a", 7, 2, 0.5],
         ["b", 6, 1, 0.25],
         ["b", 7, 1, 0.25],
+        ["a", 7, 2, 0.5],
     ]

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from stages.artifacts.faults import save_faults, save_flipped
-from stages.reporting.faults import FIGURES, SECTIONS, SUBJECTS
+from stages.metrics.faults import BIT_FLIPS, FLIPPED_BITS
+from stages.reporting.faults import FIGURES, SECTIONS, SUBJECTS, attacked, flipped_bits
+from stages.reporting.figures import svg
 from stages.reporting.page import commands
 from tests.metrics.test_faults_table import draw, frame
 from tests.reporting.test_report import PRODUCTS, Inputs, write_report
@@ -30,6 +32,7 @@ def written(study, tmp_path_factory):
         "kind": "weights",
         "width": 8,
         "tensor": "weight",
+        "place": 1,
         "index": 3,
         "before": 1,
         "after": -127,
@@ -73,3 +76,22 @@ def test_a_row_says_how_it_is_computed_again(written):
     found = [command for command, flips in zip(commands(table), table["flips"], strict=True) if flips]
     job = "python -m stages bitflip fashion_mnist-resnet8-int8-none-s0-bit_flip_attack --recompute"
     assert set(found) == {f"{job} && python -m stages report all --recompute"}
+
+
+def test_flipped_bits_have_a_panel_for_each_defense_and_layers_in_the_order_of_the_network():
+    facts = {"dataset": "fashion_mnist", "model": "resnet8", "scheme": "int8", "seed": 0, "attack": "bit_flip_attack"}
+    word = {"tensor": "weight", "kind": "weights", "width": 8, "bit": 7, "flips": 2, "share": 0.5}
+    layers = [("none", 0, "stem"), ("none", 4, "block"), ("pgd_at", 4, "block")]
+    bits = [facts | word | {"defense": defense, "place": place, "layer": layer} for defense, place, layer in layers]
+    curves = [facts | {"defense": defense} for defense in ("none", "pgd_at")]
+    (group,) = attacked(
+        pd.DataFrame(curves, columns=BIT_FLIPS),
+        pd.DataFrame(bits, columns=FLIPPED_BITS),
+        pd.DataFrame([{"scheme": "int8", "weight_bytes": 80_000}]),
+    )
+    chart = flipped_bits(group)
+    assert chart.facet.to_dict()["sort"] == [f"int8 · bit flip attack · defense {name}" for name in ("none", "pgd_at")]
+    cells = chart.to_dict()["data"]["values"]
+    assert [cell["percent"] for cell in cells] == [50, 50, 100]
+    drawn = svg([("", chart)], "")
+    assert drawn.index(">stem<") < drawn.index(">block<")
