@@ -54,24 +54,33 @@ def settings_folders() -> dict[str, str]:
 
 
 def cache_folder(root: Path) -> Path:
-    """Where the cache lies: `cache.dir` of DVC's settings (local, repository, user, system), or else .dvc/cache."""
-    shared = (Path(folder, "config") for folder in settings_folders().values())
-    for config in (root / ".dvc/config.local", root / ".dvc/config", *shared):
-        if folder := _cache_dir(config):
+    """Where the cache lies: `cache.dir` of DVC's settings, or else .dvc/cache."""
+    for config, section in settings(root, "cache"):
+        if folder := section.get("dir"):
             return config.parent / Path(folder).expanduser()
     return root / ".dvc/cache"
 
 
-def _cache_dir(config: Path) -> str | None:
-    text = config.read_text(encoding="utf-8") if config.is_file() else ""
-    if "cache" not in text or "dir" not in text:
-        return None  # the parser takes 8 ms, and few settings name a folder
-    from configobj import ConfigObj, ConfigObjError
+def settings(root: Path, name: str) -> Iterator[tuple[Path, dict[str, str]]]:
+    """The files of DVC's settings (local, repository, user, system) that have a section of that name, and the section.
 
-    try:
-        return ConfigObj(text.splitlines()).get("cache", {}).get("dir")
-    except ConfigObjError as error:
-        raise ValueError(f"{config}: DVC cannot read it either: {error}") from None
+    Raises:
+        ValueError: a file is none of settings.
+    """
+    shared = (Path(folder, "config") for folder in settings_folders().values())
+    for config in (root / ".dvc/config.local", root / ".dvc/config", *shared):
+        text = config.read_text(encoding="utf-8") if config.is_file() else ""
+        if name not in text:
+            continue  # the parser takes 8 ms
+        from configobj import ConfigObj, ConfigObjError
+
+        try:
+            found = ConfigObj(text.splitlines()).get(name, {})
+            section = {key: found[key] for key in found}  # one by one, since that is what fills in other options
+        except ConfigObjError as error:
+            raise ValueError(f"{config}: DVC cannot read it either: {error}") from None
+        if section:
+            yield config, section
 
 
 def record_key(wanted: Record, products: Iterable[str]) -> str:

@@ -220,6 +220,16 @@ def test_dvc_is_not_imported_before_something_is_asked(store):
     assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2]).returncode == 0
 
 
+def test_a_folder_is_read_without_dvc(store):
+    digest = store.add_content(b"result")
+    program = (
+        "import sys; from pathlib import Path; from stages.ledger.remote import Remote; root, digest = sys.argv[1:]; "
+        "held = Remote(Path(root), 'store').holds(digest); sys.exit(not held or 'dvc' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, str(store.root), digest]
+    assert subprocess.run(command, cwd=Path(__file__).parents[2]).returncode == 0
+
+
 def test_a_download_whose_file_comes_and_goes_is_not_taken_for_missing(store, troubles, tmp_path, monkeypatch):
     """As DVC's local copy does it: a reflink that fails leaves nothing for a moment, as the size is looked at."""
     digest, stat = store.add_content(b"result"), Path.stat
@@ -229,8 +239,10 @@ def test_a_download_whose_file_comes_and_goes_is_not_taken_for_missing(store, tr
             raise FileNotFoundError(path)
         return stat(path, **options)
 
+    remote = store.remote()
+    assert remote.holds(digest)
     monkeypatch.setattr(Path, "is_file", lambda path: True)
     monkeypatch.setattr(Path, "stat", gone)
-    assert store.remote().fetch(digest, tmp_path / "partial")
+    assert remote.fetch(digest, tmp_path / "partial")
     assert (tmp_path / "partial").read_bytes() == b"result"
     assert troubles() == []
