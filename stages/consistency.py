@@ -306,8 +306,8 @@ def _unattacked(params: Any) -> Iterator[str]:
     headline, epsilon = next(iter(in_order(params.evaluation.headline_epsilon).items()), (None, 0.0))
     told = set()
     cells = [tuple(cell[2:]) for cell in params.grid.cells()]
-    scheme, _, seed = cells[0]
-    for scheme, defense, seed in [*cells, *((scheme, defense, seed) for defense in params.evaluation.limits.defenses)]:
+    first, _, lowest = cells[0]  # defenses that the grid does not ask for yet are judged as if it did of these
+    for scheme, defense, seed in [*cells, *((first, defense, lowest) for defense in params.evaluation.limits.defenses)]:
         attacks = params.attacks_on(defense, scheme, seed)
         key = f"evaluation.limits.defenses.{defense}.epsilons"
         faults = [
