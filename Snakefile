@@ -208,6 +208,20 @@ use rule prepare as bitflip with:
         stage="bitflip",
 
 
+use rule prepare as export with:
+    input:
+        inputs("export"),
+    output:
+        "data/exported/{item}.onnx",
+        "data/exported/{item}.json",
+    log:
+        "logs/export/{item}.log",
+    benchmark:
+        "logs/export/{item}.tsv"
+    params:
+        stage="export",
+
+
 rule report:
     input:
         inputs("report", "all"),

@@ -26,6 +26,7 @@ RULES = {
     "probe": "test an attack: with twice its budget, and where an adversarial example is known to exist",
     "score": "judge a network on clean or adversarial inputs, one row a sample",
     "bitflip": "flip bits in a network's memory",
+    "export": "export a quantized network to ONNX, and compare the two",
     "diagnose": "say what quantization did to a network's gradients, logits and distance to the decision boundary",
     "report": "gather all scores into tables, figures and one page (ITEM is `all`)",
 }

@@ -39,6 +39,7 @@ def impossible(params: Any) -> Iterator[str]:
     yield from _impossible_transfer(params)
     yield from _impossible_limits(params)
     yield from _impossible_faults(params)
+    yield from _impossible_export(params)
 
 
 def _misfit(dataset: str, model: str) -> Iterator[str]:
@@ -342,3 +343,16 @@ def _impossible_faults(params: Any) -> Iterator[str]:
         yield f"evaluation.flips: {flips} should be ascending"
     for name in sorted({"flips", "checksums"} & params.evaluation.model_fields_set if not params.faults else ()):
         yield f"evaluation.{name}: is for attacks on memory, expected some in faults"
+
+
+def _impossible_export(params: Any) -> Iterator[str]:
+    """Exports of nothing, or more test images to compare than a dataset has."""
+    if params.export is None or not params.export.onnx:
+        return
+    cells = params.grid.cells()
+    if all(scheme == "fp32" or plugins.is_filter(defense) for _, _, scheme, defense, _ in cells):
+        yield "export.onnx: true exports nothing, expected a quantized network in the grid that no filter stands before"
+    for dataset in dict.fromkeys(dataset for dataset, *_ in cells):
+        most = plugins.constants("datasets", dataset).get("COUNTS", {}).get("test", inf)
+        if params.export.samples is not None and params.export.samples > most:
+            yield f"export.samples: {params.export.samples} should be at most {most}, the test images of {dataset!r}"

@@ -1,8 +1,8 @@
 """params.yaml: what is asked. Everything in it is checked before any job starts, and every fault is named at once.
 
 All keys are required, apart from the settings of plugins, whose defaults stand in the plugins' signatures, from the
-augmentation of sound, which is off, from `faults` and what is asked of them, and from `extended`: what replaces the
-others where `evaluation.extended` is true, as a JSON merge patch (RFC 7396).
+augmentation of sound, which is off, from `faults` and what is asked of them, from `export`, and from `extended`: what
+replaces the others where `evaluation.extended` is true, as a JSON merge patch (RFC 7396).
 """
 
 from collections.abc import Iterator, Sequence
@@ -206,6 +206,13 @@ class Evaluation(Section):
     checksums: Checksums | None = None
 
 
+class Export(Section):
+    """Whether quantized networks are exported, and on how many test images that is checked: all, if not told."""
+
+    onnx: bool
+    samples: Count | None = None
+
+
 class Report(Section):
     quality_targets: dict[DatasetName, dict[ModelName, Fraction]]
     examples: Count
@@ -232,6 +239,7 @@ class Overrides(Section):
     probe: Override = Override()
     diagnose: Override = Override()
     bitflip: Override = Override()
+    export: Override = Override()
     score: Override = Override()
     report: Override = Override()
 
@@ -273,6 +281,7 @@ class Params(Section):
     attacks: Annotated[dict[str, Knobs], SOME]
     faults: dict[str, Knobs] = {}
     evaluation: Evaluation
+    export: Export | None = None
     report: Report
     _written: dict[str, Any] = PrivateAttr()
     _asked: dict[str, Any] = PrivateAttr()

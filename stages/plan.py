@@ -29,6 +29,9 @@ CLAIMS = f"{RESULTS}/claims.csv"  # of a study that judges a paper's
 UNCERTAINTY_FIGURES = ("attackers", "rejection")
 UNCERTAINTY = f"{RESULTS}/uncertainty.csv"
 
+# Of a study that exports its quantized networks.
+EXPORT_TABLES = (f"{RESULTS}/exports.csv", f"{RESULTS}/export_disagreements.csv")
+
 # Of a study that diagnoses its networks.
 DIAGNOSTIC_FIGURES = ("attribution", "boundary_distance", "gradient_cosine", "quantization_shift")
 DIAGNOSTICS = f"{RESULTS}/diagnostics.csv"
@@ -100,6 +103,11 @@ class Variant:
     def probe(self, attack: str) -> str:
         """The path, without the suffix, of what an attack did when it was run again on it to be tested."""
         return f"data/probes/{self.name}-{attack}"
+
+    @property
+    def exported(self) -> str:
+        """The path, without the suffix (`.onnx`, `.json`), of what it was exported to."""
+        return f"data/exported/{self.name}"
 
     @property
     def diagnostics(self) -> str:
@@ -242,6 +250,7 @@ def tasks(params: Params) -> list[Task]:
         *(_score(params, variant, attack) for variant, attack in scored),
         *(_probe(params, variant, attack) for variant, attack in crafted if _is_probed(params, attack)),
         *(_diagnose(params, variant) for variant in attacked if _is_diagnosed(params, variant)),
+        *(_export(params, variant) for variant in _exported(params)),
         *(
             _bitflip(params, variant, fault)
             for variant in attacked
@@ -436,6 +445,23 @@ def _diagnose(params: Params, variant: Variant) -> Task:
     return Task(job, variant.dataset, variant)
 
 
+def _exported(params: Params) -> list[Variant]:
+    """The variants whose networks are exported: quantized ones, which no filter stands before."""
+    asked = params.export is not None and params.export.onnx
+    return [variant for variant in variants(params) if asked and variant.rule == "quantize"]
+
+
+def _export(params: Params, variant: Variant) -> Task:
+    job = Job(
+        item=variant.name,
+        inputs=_files(variant.prepared, variant.network),
+        params=("device", "threads", "export"),
+        outputs=(variant.exported + ".json", variant.exported + ".onnx"),
+        **_code("export", models=variant.model),
+    )
+    return Task(job, variant.dataset, variant)
+
+
 def _bitflip(params: Params, variant: Variant, fault: str) -> Task:
     """An attack on the memory of a network; the memory behind a filter is the undefended network's."""
     plugin, checksums = params.fault_plugin(fault), params.evaluation.checksums
@@ -455,6 +481,7 @@ def _report(params: Params, judgements: list[Task]) -> Task:
     inputs = [
         *(output for task in judgements for output in task.job.outputs),
         *(variant.network + ".json" for variant in variants(params)),
+        *(variant.exported + ".json" for variant in _exported(params)),
         *_files(*(variant.adversarial(attack) for variant, attack in shown)),
         *_files(*dict.fromkeys(variant.prepared for variant, _ in shown)),
     ]
@@ -471,6 +498,7 @@ def _report(params: Params, judgements: list[Task]) -> Task:
         *([DIAGNOSTICS] if diagnosed else []),
         *([UNCERTAINTY] if uncertain else []),
         *(FAULT_TABLES if params.faults else ()),
+        *(EXPORT_TABLES if _exported(params) else ()),
         *([CLAIMS] if claims else []),
     ]
     tables = [f"{RESULTS}/results.csv", f"{RESULTS}/variants.csv", WORST_CASE, *asked]

@@ -13,6 +13,7 @@ from stages.claims.claim import Claim, claims_table
 from stages.claims.evidence import Evidence
 from stages.datasets.arrays import fractions
 from stages.metrics.diagnostics import diagnostics_table
+from stages.metrics.exports import disagreements_table, exports_table
 from stages.metrics.faults import bit_flips_table, flipped_bits_table, flips_to_chance_table
 from stages.metrics.results import (
     EPSILON_TOLERANCE,
@@ -26,6 +27,7 @@ from stages.metrics.uncertainty import uncertainty_table
 from stages.norms import in_order
 from stages.reporting import attackers, diagnostics, examples, faults, uncertainty
 from stages.reporting.distances import distances
+from stages.reporting.exports import Exports
 from stages.reporting.figures import FIGURES, groups, svg
 from stages.reporting.page import page
 
@@ -47,8 +49,9 @@ def run(task, params, outputs) -> None:
     diagnosed = _gathered(job, "diagnostics")
     flips = _gathered(job, "faults"), _gathered(job, "flipped")
     networks = [json.loads(file.read_text()) for folder in NETWORK_FOLDERS for file in _inputs(job, folder, ".json")]
+    exported = [json.loads(file.read_text()) for file in _inputs(job, "exported", ".json")]
     strip = _strip(job, scores, headlines, settings["report"]["examples"])
-    texts = _texts(scores, probes, diagnosed, flips, networks, strip, headlines, settings)
+    texts = _texts(scores, probes, diagnosed, flips, networks, exported, strip, headlines, settings)
     for product in job.products:
         name = Path(product).name
         if name not in texts:
@@ -64,6 +67,7 @@ def _texts(
     diagnosed: pd.DataFrame | None,
     flips: tuple[pd.DataFrame | None, pd.DataFrame | None],
     networks: list[dict],
+    exported: list[dict],
     strip: list[examples.Row],
     headlines: dict[str, float],
     settings: dict,
@@ -106,6 +110,11 @@ def _texts(
             f"{name}.svg": svg([(group.title, figure(group)) for group in faulted], "Nothing to draw.")
             for name, figure in faults.FIGURES.items()
         }
+    exports = None
+    if exported:
+        exports = Exports(exports_table(exported), disagreements_table(exported))
+        tables["exports.csv"] = csv_text(exports.networks)
+        tables["export_disagreements.csv"] = csv_text(exports.disagreements)
     judged = _judged(settings["report"]["claims"], Evidence(table, scores, diagnosed, variants, headlines))
     if judged is not None:
         tables["claims.csv"] = csv_text(claims_table(judged))
@@ -118,7 +127,9 @@ def _texts(
             "variants.csv": csv_text(variants),
             "worst_case.csv": csv_text(worst_case_table(table, norm)),
             "metrics.json": json.dumps(metrics(table, norm, headlines[norm]), indent=2) + "\n",
-            "report.html": page(table, drawn, subjects, strip, settings["study"], settings, judged, curves, faulted),
+            "report.html": page(
+                table, drawn, subjects, strip, settings["study"], settings, judged, curves, faulted, exports
+            ),
         }
     )
 

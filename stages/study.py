@@ -7,7 +7,7 @@ from stages.ledger.ledger import Ledger
 from stages.params import Params, load_params
 from stages.plan import Task, dvc_plots, tasks
 
-LIBRARIES = ("torch", "brevitas", "numpy")  # a new version of these may change results
+LIBRARIES = ("torch", "brevitas", "numpy", "onnx", "onnxruntime")  # a new version of these may change results
 
 
 @dataclass(frozen=True)

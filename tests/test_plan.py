@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages.params import load_params
+from stages.params import Export, load_params
 from stages.plan import Variant, dvc_plots, networks, plan, surrogates, task_of, tasks, variants
 from stages.seeds import seed_of
 
@@ -225,7 +225,7 @@ def test_every_rule_of_the_plan_may_ask_for_its_own_resources(params):
     everything = params.evaluation.model_copy(update={"extended": True, "diagnose": 20})
     extended = params.model_copy(update={"evaluation": everything})
     extended = changed(extended, defenses=["none", "fast_at", "feature_squeezing"])
-    extended = extended.model_copy(update={"faults": {"bit_flip_attack": {}}})
+    extended = extended.model_copy(update={"faults": {"bit_flip_attack": {}}, "export": Export(onnx=True)})
     assert {job.rule for job in plan(extended)} == set(type(params.resources.rules).model_fields)
 
 

@@ -17,6 +17,7 @@ from stages.metrics.results import split_flags, variant_names
 from stages.reporting import attackers, diagnostics, faults, uncertainty
 from stages.reporting.diagnostics import Diagnosed
 from stages.reporting.examples import Row
+from stages.reporting.exports import Exports
 from stages.reporting.faults import Attacked
 from stages.reporting.figures import (
     FIGURES,
@@ -210,11 +211,13 @@ def page(
     claims: list[Claim] | None = None,
     uncertain: Sequence[Uncertain] = (),
     faulted: Sequence[Attacked] = (),
+    exports: Exports | None = None,
 ) -> str:
     """The report as HTML, the same bytes for the same arguments.
 
     `diagnosed` is empty where the study does not diagnose its networks, `uncertain` where no network says how sure it
-    is, `faulted` where their memory is not attacked, and then the page has none of their sections.
+    is, `faulted` where their memory is not attacked, and then the page has none of their sections. Without `exports`
+    there is no section of exported networks.
     `study` has the `title` and the `question`; `settings` are printed. Without `claims` there is no section of them.
     """
     environment = Environment(
@@ -243,6 +246,7 @@ def page(
         name_groups=len(groups) > 1,
         series=list(dict.fromkeys(name for group in groups for name in series_names(group))),
         strip=strip,
+        exports=exports,
         constants=constants,
         flags=_flags(results),
         glossary=GLOSSARY | (faults.GLOSSARY if faulted else {}),

@@ -170,6 +170,22 @@ def test_probes_among_the_inputs_raise_their_flags(inputs, tmp_path):
     assert b"planted_missed" not in write_report(inputs, tmp_path / "without")["results.csv"]
 
 
+def test_exports_have_tables_where_the_study_exports(inputs, tmp_path):
+    variant = {"dataset": "fashion_mnist", "model": "resnet8", "scheme": "int8", "defense": "none", "seed": 0}
+    facts = {"opset": 13, "bytes": 90_000, "n": 20, "agreement": 0.95}
+    row = {"sample": 4, "frozen": 1, "exported": 2, "frozen_margin": 0.1, "exported_margin": 0.2}
+    exporting = Inputs(tmp_path / "inputs", inputs.scores)
+    exporting.path("exported/x.json").write_text(json.dumps(facts | {"variant": variant, "disagreements": [row]}))
+    exporting.paths += inputs.paths
+    asked = [*PRODUCTS, "exports.csv", "export_disagreements.csv"]
+    written = write_report(exporting, tmp_path, products=asked)
+    (network,) = pd.read_csv(BytesIO(written["exports.csv"])).to_dict("records")
+    assert network == {**variant, **facts, "disagreements": 1, "agrees": False}
+    (listed,) = pd.read_csv(BytesIO(written["export_disagreements.csv"])).to_dict("records")
+    assert listed == {**variant, **row}
+    assert 'id="exports"' in written["report.html"].decode()
+
+
 def test_claims_are_judged_where_the_study_asks_for_it(inputs, products, tmp_path):
     asked = [*PRODUCTS, "claims.csv"]
     written = write_report(inputs, tmp_path, claims="deep_edge", products=asked)

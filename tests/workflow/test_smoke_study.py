@@ -138,11 +138,22 @@ def test_the_report_s_commands_recompute_a_cell_to_the_same_bytes(smoke, kind):
 def test_every_result_comes_back_from_the_cache(smoke):
     data = smoke.folder / STUDY / "data"
     before = (data / "results/report.html").read_bytes()
-    made = ("adversarial", "scores", "probes", "diagnostics", "trained", "defended", "quantized", "prepared", "results")
+    made = (
+        "adversarial",
+        "scores",
+        "probes",
+        "diagnostics",
+        "trained",
+        "defended",
+        "quantized",
+        "exported",
+        "prepared",
+        "results",
+    )
     for name in made:
         shutil.rmtree(data / name)
     said = run(smoke)
-    assert "40 restored" in said
+    assert "43 restored" in said
     assert (data / "results/report.html").read_bytes() == before
 
 
