@@ -90,6 +90,7 @@ class Schedule:
                 assessment, restored, fetched = self.ledger.restore(needed)
                 self.ledger.write_generated()
                 self.ledger.write_lock(assessment)
+                self._wake_for_jobs_alone()
             else:
                 assessment, restored, fetched = self.ledger.assess(needed), 0, 0
         made_anew = _products([*assessment.stale, *forced])
@@ -98,6 +99,15 @@ class Schedule:
             self._summarise_at_exit()  # Snakemake calls onsuccess only after it ran a job
         self._tell(assessment, restored, fetched)
         return made_anew, _products([*assessment.known, *assessment.restorable])
+
+    def _wake_for_jobs_alone(self) -> None:
+        """Lifts Snakemake's limit of 100 jobs a second from jobs that run here, which cores limit.
+
+        With a limit Snakemake's scheduler sets itself an alarm each time that it wakes, a job's end wakes it as well,
+        and so each job leaves one more alarm a second behind: after some hundred jobs they take a good part of a core.
+        """
+        if self.workflow.local_exec:
+            self.workflow.scheduling_settings.max_jobs_per_timespan = None
 
     def _tell(self, assessment: Assessment, restored: int, fetched: int) -> None:
         remote = [record for record in assessment.restorable.values() if not self.ledger.cache.is_local(record)]
