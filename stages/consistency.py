@@ -27,8 +27,7 @@ def impossible(params: Any) -> Iterator[str]:
     for dataset, model in dict.fromkeys((dataset, model) for dataset, model, *_ in cells):
         yield from _misfit(dataset, model)
     for dataset, defense in dict.fromkeys((cell[0], cell[3]) for cell in cells):
-        if params.filters_images(defense) and is_sound(plugins.constant("datasets", dataset, "INPUT_SHAPE")):
-            yield f"grid.defenses: {defense!r} filters images, expected another defense on {dataset!r}, which is sound"
+        yield from _misfit_filter(params, dataset, defense)
     for dataset in dict.fromkeys(dataset for dataset, *_ in cells):
         yield from _impossible_counts(params, dataset)
     yield from _impossible_sources(params)
@@ -54,6 +53,20 @@ def _misfit(dataset: str, model: str) -> Iterator[str]:
             f"grid.models: {model!r} does not fit {dataset!r}, whose inputs are {shape[1]}x{shape[2]} pixels: "
             f"expected at least {height}x{width}"
         )
+
+
+def _misfit_filter(params: Any, dataset: str, defense: str) -> Iterator[str]:
+    """A defense with a filter of other inputs than the dataset's."""
+    inputs = "sound" if is_sound(plugins.constant("datasets", dataset, "INPUT_SHAPE")) else "images"
+    known = plugins.names("defenses")
+    for name in params.filters(defense):
+        if name in known and inputs not in plugins.filtered_inputs(name):
+            filtered = " and ".join(plugins.filtered_inputs(name))
+            part = "" if name == plugins.file_name("defenses", defense) else f" by {name!r}"
+            yield (
+                f"grid.defenses: {defense!r} filters {filtered}{part}, expected another defense on {dataset!r}, whose "
+                f"inputs are {inputs}"
+            )
 
 
 def _impossible_sources(params: Any) -> Iterator[str]:

@@ -324,9 +324,11 @@ class Params(Section):
         """The defense of the network that a filter stands before: none, unless the filter says another one."""
         return self.defenses.get(defense, {}).get(BEFORE, "none")
 
-    def filters_images(self, defense: str) -> bool:
-        """Whether a defense is a filter of images; a shield without filters only asks the network several times."""
-        return plugins.is_filter(defense) and (not self.is_chain(defense) or bool(self.chained(defense)))
+    def filters(self, defense: str) -> tuple[str, ...]:
+        """The filters that a defense consists of; a shield without any only asks the network several times."""
+        if not plugins.is_filter(defense):
+            return ()
+        return self.chained(defense) if self.is_chain(defense) else (plugins.file_name("defenses", defense),)
 
     def is_chain(self, defense: str) -> bool:
         """Whether a defense consists of filters that its settings name."""

@@ -144,6 +144,11 @@ def is_fitted(defense: str) -> bool:
     )
 
 
+def filtered_inputs(filter: str) -> tuple[str, ...]:
+    """What a filter is for, of `images` and `sound`: images, unless its file says otherwise."""
+    return constants("defenses", filter).get("INPUTS", ("images",))
+
+
 def takes_teacher(defense: str) -> bool:
     """Whether a defense learns from an undefended network of the same architecture, and starts from it."""
     return _takes("defenses", defense, "teacher")

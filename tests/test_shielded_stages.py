@@ -184,7 +184,7 @@ def test_impossible_shields_are_refused(tmp_path, defenses, sentence):
     refused(tmp_path, sentence, defenses=defenses)
 
 
-def test_dropout_alone_is_also_for_sound(tmp_path):
+def test_dropout_is_also_for_sound_and_filters_are_for_what_they_say(tmp_path):
     sound = {
         "grid": {"datasets": ["speech_commands"], "models": ["dscnn"], "defenses": ["shield"], "also": []},
         "training": {"augmentation": {"crop_padding": 0, "horizontal_flip": False}},
@@ -194,9 +194,12 @@ def test_dropout_alone_is_also_for_sound(tmp_path):
         },
         "report": {"quality_targets": {}},
     }
-    refused(tmp_path, "'shield' filters images", **sound, defenses={"shield": {"filters": ["median"]}})
-    with pytest.raises(AssertionError):
-        refused(tmp_path, "'shield' filters images", **sound, defenses={"shield": {"filters": []}})
+    refused(tmp_path, "'shield' filters images by 'jpeg'", **sound, defenses={"shield": {"filters": ["jpeg"]}})
+    for filters in ([], ["median", {"low_pass": {"cutoff": 3000}}]):
+        with pytest.raises(AssertionError):
+            refused(tmp_path, "'shield' filters", **sound, defenses={"shield": {"filters": filters}})
+    images = {"grid": {"defenses": ["low_pass"], "also": []}}
+    refused(tmp_path, "'low_pass' filters sound, expected another defense on 'fashion_mnist', whose inputs", **images)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from stages.defenses.convolution import convolved
 from stages.defenses.input_filter import InputFilter
 from stages.knobs import Positive
 from stages.models.footprint import Footprint
@@ -11,11 +12,7 @@ TRUNCATED = 4.0  # standard deviations from the centre
 
 
 class Gaussian(InputFilter):
-    """The blur of a standard deviation, in pixels: along rows, then along columns, each channel by itself.
-
-    Beyond a border the image is reflected about its edge (d c b a | a b c d). Taps are added one after the other, so
-    that a result depends on no other image of the batch.
-    """
+    """The blur of a standard deviation, in pixels: along rows, then along columns, each channel by itself."""
 
     def __init__(self, standard_deviation: float) -> None:
         super().__init__()
@@ -25,7 +22,7 @@ class Gaussian(InputFilter):
         self.weights = (density / density.sum()).float().tolist()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self._along(self._along(inputs, 2), 3).clamp(0, 1)
+        return convolved(convolved(inputs, 2, self.weights), 3, self.weights).clamp(0, 1)
 
     def backward_view(self, inputs: Tensor) -> Tensor:
         """A weighted mean has a gradient of its own."""
@@ -39,14 +36,6 @@ class Gaussian(InputFilter):
 
     def operations(self, input_shape: tuple[int, int, int]) -> int:
         return self.footprint(input_shape).macs
-
-    def _along(self, values: Tensor, dimension: int) -> Tensor:
-        size, taps = values.shape[dimension], self.weights
-        positions = torch.arange(-self.radius, size + self.radius, device=values.device)
-        positions = torch.where(positions < 0, -1 - positions, positions)
-        positions = torch.where(positions >= size, 2 * size - 1 - positions, positions)
-        padded = values.index_select(dimension, positions)
-        return sum(weight * padded.narrow(dimension, tap, size) for tap, weight in enumerate(taps))
 
 
 def filter(input_shape: tuple[int, int, int], *, standard_deviation: Positive = 0.7) -> Gaussian:
