@@ -109,6 +109,14 @@ class Evidence:
         """100 where a sample is classified correctly, else 0, so that means are percents."""
         return 100.0 * self._outcomes(network, attack, epsilon, crafted_on)["correct"]
 
+    def rejected(self, network: Network, attack: str, epsilon: float, crafted_on: Network | None = None) -> pd.Series:
+        """100 where the detector rejects a sample, else 0, of those right when clean and wrong when attacked."""
+        rows = self._outcomes(network, attack, epsilon, crafted_on)
+        if rows["detected"].isna().all():
+            raise Undecidable(f"{_named(network)} rejects nothing")
+        was_correct = self.accuracy(network).reindex(rows.index).to_numpy() > 0
+        return 100.0 * rows.loc[was_correct & ~rows["correct"].to_numpy(dtype=bool), "detected"].astype(float)
+
     def worst_case(self, network: Network, norm: str) -> pd.Series:
         """100 where a sample is classified correctly under every attack of a norm at its headline epsilon, else 0.
 
