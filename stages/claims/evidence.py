@@ -115,7 +115,10 @@ class Evidence:
         if rows["detected"].isna().all():
             raise Undecidable(f"{_named(network)} rejects nothing")
         was_correct = self.accuracy(network).reindex(rows.index).to_numpy() > 0
-        return 100.0 * rows.loc[was_correct & ~rows["correct"].to_numpy(dtype=bool), "detected"].astype(float)
+        turned = rows[was_correct & ~rows["correct"].to_numpy(dtype=bool)]
+        if turned.empty:
+            raise Undecidable(f"{attack} made no error of {_named(network)}")
+        return 100.0 * turned["detected"].astype(float)
 
     def worst_case(self, network: Network, norm: str) -> pd.Series:
         """100 where a sample is classified correctly under every attack of a norm at its headline epsilon, else 0.
