@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 
 from stages.metrics.uncertainty import at_headlines, rejection_curve
-from stages.reporting.figures import COLOURS, budget_label, surrogate_labels, variant_label
+from stages.reporting.figures import COLOURS, budget_label, variant_label
 
 CLEAN = "clean"
 SHARES = np.linspace(0, 0.9, 46)  # of rejected images, at which curves are drawn
+SOLID, DASHED = [1, 0], [5, 3]  # dashed where colours come again
 PANEL = (260, 220)  # pixels, as of the other charts
 
 
@@ -25,9 +26,13 @@ class Uncertain:
 
 
 def uncertain(scores: pd.DataFrame, headlines: dict[str, float]) -> list[Uncertain]:
-    """The curves of the networks that say how sure they are, each by its predictive entropy, over all seeds."""
+    """The curves of the networks that say how sure they are, each by its predictive entropy, over all seeds.
+
+    Of an attack that was crafted on several other networks the strongest.
+    """
     rows = at_headlines(scores, headlines)
-    rows = rows.assign(surrogate=surrogate_labels(rows.astype({"seed": str})))
+    # Without the seed, which the surrogate shares with its target.
+    rows = rows.assign(surrogate=rows["surrogate"].str.replace(r"-s\d+$", "", regex=True))
     return [_uncertain(f"{dataset} · {model}", mine) for (dataset, model), mine in rows.groupby(["dataset", "model"])]
 
 
@@ -35,10 +40,13 @@ def _uncertain(title: str, rows: pd.DataFrame) -> Uncertain:
     several_norms = rows.loc[rows["norm"] != "", "norm"].nunique() > 1
     curves = []
     for (scheme, defense), variant in rows.groupby(["scheme", "defense"], sort=False):
-        for (attack, surrogate, norm, epsilon), attacked in variant.groupby(
-            ["attack", "surrogate", "norm", "epsilon"], sort=False
+        for (attack, replayed, norm, epsilon), attacked in variant.groupby(
+            ["attack", variant["surrogate"] != "", "norm", "epsilon"], sort=False
         ):
-            name = f"{attack} from {surrogate}" if surrogate else attack
+            if replayed:
+                strongest = attacked.groupby("surrogate")["correct"].mean().idxmin()
+                attacked = attacked[attacked["surrogate"] == strongest]
+            name = f"{attack}, replayed" if replayed else attack
             if norm:
                 name += f", {budget_label(epsilon, norm, several_norms=several_norms)}"
             rejected, accuracy = rejection_curve(attacked["correct"].to_numpy(), attacked["entropy"].to_numpy())
@@ -61,6 +69,7 @@ def _uncertain(title: str, rows: pd.DataFrame) -> Uncertain:
 def rejection(group: Uncertain) -> alt.FacetChart:
     """Accuracy of what is accepted against the share that is rejected: a panel a variant, a colour an attack."""
     colours = [COLOURS[place % len(COLOURS)] for place in range(len(group.series))]
+    dashes = [SOLID if place < len(COLOURS) else DASHED for place in range(len(group.series))]
     chart = (
         alt.Chart(alt.Data(values=group.curves.to_dict("records")))
         .mark_line(strokeWidth=2)
@@ -68,6 +77,7 @@ def rejection(group: Uncertain) -> alt.FacetChart:
             x=alt.X("rejected:Q", title="Rejected, the most uncertain (%)", scale=alt.Scale(domain=[0, 90])),
             y=alt.Y("percent:Q", title="Accuracy of the rest (%)", scale=alt.Scale(domain=[0, 100])),
             color=alt.Color("series:N", title="Attack", scale=alt.Scale(domain=group.series, range=colours)),
+            strokeDash=alt.StrokeDash("series:N", title="Attack", scale=alt.Scale(domain=group.series, range=dashes)),
             tooltip=[
                 alt.Tooltip("panel:N", title="Variant"),
                 alt.Tooltip("series:N", title="Attack"),

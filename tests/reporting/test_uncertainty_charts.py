@@ -6,7 +6,7 @@ import pytest
 
 from stages.reporting.attackers import bars_of
 from stages.reporting.attackers import description as attackers_description
-from stages.reporting.figures import Group
+from stages.reporting.figures import COLOURS, Group
 from stages.reporting.uncertainty import description, rejection, uncertain
 
 FACTS = {"dataset": "fashion_mnist", "model": "tiny_cnn", "scheme": "int8", "seed": 0, "surrogate": ""}
@@ -36,6 +36,24 @@ def test_a_panel_a_random_variant_and_a_curve_an_attack():
     assert attacked[0] == 40 and attacked[40] == 0  # what is sure is wrong
     assert rejection(group).to_dict()["facet"]["field"] == "panel"
     assert "uncertainty.csv" in description("rejection", group)
+
+
+def test_of_replayed_sets_the_curve_is_of_the_strongest():
+    attacked = scores().query("attack == 'pgd'").assign(threat="transfer", surrogate="fashion_mnist-tiny_cnn-int8-a-s0")
+    stronger = attacked.assign(correct=False, surrogate="fashion_mnist-tiny_cnn-int8-b-s0")
+    (group,) = uncertain(pd.concat([scores(), attacked, stronger], ignore_index=True), {"linf": 8 / 255})
+    assert group.series == ["clean", "pgd, epsilon 8/255", "pgd, replayed, epsilon 8/255"]
+    curves = group.curves.set_index(["panel", "series", "rejected"])["percent"]
+    assert curves["int8 · shield", "pgd, replayed, epsilon 8/255"][0] == 0
+    assert set(group.curves.loc[group.curves["series"] != "clean", "n"]) == {100}
+
+
+def test_series_beyond_the_colours_are_dashed():
+    attacks = [scores().query("attack == 'pgd'").assign(attack=f"pgd_{number}") for number in range(len(COLOURS))]
+    (group,) = uncertain(pd.concat([scores(), *attacks], ignore_index=True), {"linf": 8 / 255})
+    scales = rejection(group).to_dict()["spec"]["encoding"]
+    looks = zip(scales["color"]["scale"]["range"], map(tuple, scales["strokeDash"]["scale"]["range"]), strict=True)
+    assert len(set(looks)) == len(group.series) == len(COLOURS) + 2
 
 
 def test_bars_are_of_each_attacker_and_of_the_strongest_surrogate():
