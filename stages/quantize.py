@@ -1,20 +1,23 @@
 """Quantizes a trained float network with Brevitas and freezes it into integers and scales."""
 
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
 
 from stages.artifacts.datasets import load_dataset
 from stages.artifacts.network_files import describe, save_network
-from stages.artifacts.networks import build, load_network
+from stages.artifacts.networks import build, groups_of, load_network
 from stages.datasets.arrays import Dataset, Split, evaluation_samples
 from stages.datasets.tensors import as_input
 from stages.models.footprint import footprint
 from stages.quantization.brevitas_layers import BrevitasLayers
+from stages.quantization.channel_groups import Group
 from stages.quantization.formats import Format
 from stages.quantization.freeze import freeze, layer_table
 from stages.runtime import configure
@@ -32,26 +35,62 @@ def run(task, params, outputs) -> None:
     dataset = load_dataset(Path(f"{variant.prepared}.safetensors"))
     float_network, _ = load_network(Path(f"{variant.float_variant.network}.safetensors"))
 
-    def make(format: Format) -> torch.nn.Module:
-        torch.manual_seed(seed_of(variant.name, "initialisation"))
-        network = build(describe(variant, dataset, format), BrevitasLayers)
-        copy_float_weights(float_network, network)
-        return network.to(device)  # after loading, which replaces parameters of Brevitas
+    def fine_tune(network: torch.nn.Module, *, part: str = "", **schedule: Any) -> list[dict]:
+        own = part_of(task, outputs, part) if part else (task, outputs)
+        return train_variant(network, own[0], dataset, params, own[1], device, **schedule)
 
     calibration = samples(calibration_images(dataset, getattr(scheme, "CALIBRATION", "train")), device)
     quantized = scheme.quantize(
-        make,
+        Maker(variant, dataset, float_network, device),
         [as_input(inputs) for inputs in calibration.inputs.split(BATCH_SIZE)],
-        partial(train_variant, task=task, dataset=dataset, params=params, outputs=outputs, device=device),
+        fine_tune,
         **params.settings_of_scheme(variant.scheme),
     )
-    description = describe(variant, dataset, quantized.format)
+    description = described(variant, dataset, quantized.format, quantized.channels)
     frozen = freeze(quantized.network.cpu(), build(description), dataset.input_shape)
 
-    description["footprint"] = asdict(footprint(float_network, dataset.input_shape, quantized.format))
+    of_float = build(description | {"format": None})
+    description["footprint"] = asdict(footprint(of_float, dataset.input_shape, quantized.format))
     description["layers"] = layer_table(frozen)
     description["history"] = quantized.history
     save_network(outputs, variant.network, frozen, description)
+
+
+class Maker:
+    """Makes Brevitas networks of a variant's model: the `Make` of `stages/quantization/recipes.py`."""
+
+    def __init__(self, variant, dataset: Dataset, float_network: torch.nn.Module, device: torch.device):
+        self._variant, self._dataset, self._float, self._device = variant, dataset, float_network, device
+
+    def __call__(self, format: Format) -> torch.nn.Module:
+        """One in a format, with the float weights."""
+        network = self._built(format, None)
+        copy_float_weights(self._float, network)
+        return network.to(self._device)  # after loading, which replaces parameters of Brevitas
+
+    def untrained(self, format: Format, channels: Mapping[str, int]) -> torch.nn.Module:
+        """One in a format, with random weights and these numbers of channels, by the names of groups."""
+        return self._built(format, channels).to(self._device)
+
+    def groups(self) -> tuple[Group, ...]:
+        """The model's groups of channels."""
+        return groups_of(describe(self._variant, self._dataset, format=None))
+
+    def _built(self, format: Format, channels: Mapping[str, int] | None) -> torch.nn.Module:
+        torch.manual_seed(seed_of(self._variant.name, "initialisation"))
+        return build(described(self._variant, self._dataset, format, channels), BrevitasLayers)
+
+
+def described(variant, dataset: Dataset, format: Format, channels: Mapping[str, int] | None) -> dict:
+    """What a quantized network is, with its numbers of channels if they are not the model's own."""
+    return describe(variant, dataset, format) | ({} if channels is None else {"channels": dict(channels)})
+
+
+def part_of(task, outputs, part: str) -> tuple[Any, Any]:
+    """The task and the outputs of one of a job's several trainings: it draws and keeps its checkpoint by itself."""
+    variant = SimpleNamespace(name=f"{task.variant.name}-{part}", defense=task.variant.defense)
+    checkpoint = outputs.checkpoint.with_name(f"{outputs.checkpoint.name}.{part}")
+    return replace(task, variant=variant), SimpleNamespace(checkpoint=checkpoint)
 
 
 def calibration_images(dataset: Dataset, split: str) -> Split:

@@ -197,7 +197,7 @@ class Ledger:
         for before in wanted.get("deps", []):
             now = self.digests(before["path"])
             if now and now["md5"] != before["md5"]:
-                outputs.checkpoint.unlink(missing_ok=True)  # it may go on from the other input
+                outputs.forget_checkpoints()  # they may go on from the other input
                 raise ValueError(
                     f"{before['path']}: changed while {job.name} ran, whose result is of no use now: "
                     "run `snakemake` again, and one at a time in a folder"
@@ -215,7 +215,7 @@ class Ledger:
                 before = {path: md5(path) if os.path.isfile(path) else recorded[path] for path in job.products}
                 return [path for path in job.products if md5(outputs.path(path)) != before[path]]
             finally:
-                outputs.checkpoint.unlink(missing_ok=True)
+                outputs.forget_checkpoints()
 
     @staticmethod
     def _checkpoint(job: Job, wanted: Record) -> Path:
@@ -348,7 +348,7 @@ class Outputs:
     """Where a job writes; partial files that are left at the end are deleted.
 
     `checkpoint` is a place for what a killed job needs to go on. Its name holds a digest of all that the result
-    depends on, so that nothing goes on from the state of another result.
+    depends on, so that nothing goes on from the state of another result. A job that needs several adds to the name.
     """
 
     def __init__(self, job: Job, checkpoint: Path) -> None:
@@ -378,7 +378,13 @@ class Outputs:
     def settle(self) -> None:
         for path in self.job.products:
             put(partial(path), Path(path))
-        self.checkpoint.unlink(missing_ok=True)
+        self.forget_checkpoints()
+
+    def forget_checkpoints(self) -> None:
+        """Deletes the checkpoint, and those whose names begin with its name."""
+        for path in self.checkpoint.parent.glob("*"):
+            if path.name.startswith(self.checkpoint.name):
+                path.unlink(missing_ok=True)
 
 
 Compute = Callable[[Outputs], None]

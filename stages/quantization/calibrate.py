@@ -8,22 +8,27 @@ from torch import Tensor, nn
 
 
 @torch.no_grad()
-def calibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
+def calibrate(network: nn.Module, batches: Iterable[Tensor], *, untrained: bool = False) -> None:
     """Sets the activation scales of a Brevitas network from its float activations.
 
     They are made from the 99.999th percentile of magnitudes, as a mean over batches; at 16 bits from the largest.
+    Batch norm of a network that is `untrained` knows no statistics yet, and takes those of each batch.
     """
     network.eval()
+    if untrained:
+        for layer in _batch_norms(network):
+            layer.train()
     with calibration_mode(network):
         for inputs in batches:
             network(inputs)
+    network.eval()
 
 
 @torch.no_grad()
 def settle_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> None:
     """Takes the statistics of batch norm anew, as means over batches, with all else as in evaluation."""
     network.eval()
-    layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    layers = _batch_norms(network)
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
@@ -43,3 +48,7 @@ def correct_bias(network: nn.Module, batches: Iterable[Tensor]) -> None:
     with bias_correction_mode(network):
         for inputs in batches:
             network(inputs)
+
+
+def _batch_norms(network: nn.Module) -> list[nn.BatchNorm2d]:
+    return [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from stages.quantization.formats import NAMED_WIDTHS, Format, Width
+from stages.quantization.placeholders import Model, put_together
 
 # What a layer of each kind can be as wide as; layers of other kinds round nothing.
 WEIGHTS = (1, 2, 3, 4, 5, 6, 7, 8, *NAMED_WIDTHS)
@@ -21,36 +22,20 @@ WIDTHS: Mapping[str, tuple[Width, ...]] = {
 }
 
 
-class _Asked(nn.Module):
-    """Stands for a layer until it is made: its kind, and the arguments that the model gives."""
-
-    def __init__(self, kind: str, arguments: tuple, keywords: dict[str, Any]):
-        super().__init__()
-        self.kind, self.arguments, self.keywords = kind, arguments, keywords
-
-
-class _AskingLayers:
-    """A layer set that makes none of them yet."""
-
-    def __getattr__(self, kind: str) -> Callable[..., _Asked]:
-        return lambda *arguments, **keywords: _Asked(kind, arguments, keywords)
-
-
-def build_in_format(model: Callable[[Any], nn.Module], layers_in: Callable[[Format], Any], format: Format) -> nn.Module:
+def build_in_format(model: Model, layers_in: Callable[[Format], Any], format: Format) -> nn.Module:
     """The network that a model makes of the layer sets of a format, each layer in the format that its name has.
 
     model: makes a network of a layer set. layers_in: the layer set of a format, such as `FrozenLayers`.
     Raises ValueError where the format names a layer that the model lacks, or a width that a layer cannot have.
     """
-    network = model(_AskingLayers())
-    asked = {name: layer for name, layer in network.named_modules() if isinstance(layer, _Asked)}
+    network, asked = put_together(model)
     _check(format, {name: layer.kind for name, layer in asked.items() if layer.kind in WIDTHS})
     activations = [format.at(name) for name, layer in asked.items() if layer.kind == "activation"]
     for name, layer in asked.items():
         own = format.at(name)
         if layer.kind == "average_pool" and any(other.binary_activations for other in activations):
             own = replace(own, activation_bits=1)  # which may be what it averages: then its means have a sign
-        network.set_submodule(name, getattr(layers_in(own), layer.kind)(*layer.arguments, **layer.keywords))
+        network.set_submodule(name, layer.made_of(layers_in(own)))
     return network
 
 

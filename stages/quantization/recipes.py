@@ -1,15 +1,27 @@
 """How a network gets its number format: calibrated after training, or trained on with it."""
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
 from stages.quantization.calibrate import calibrate, correct_bias, settle_batch_norm
+from stages.quantization.channel_groups import Group
 from stages.quantization.formats import Format
 from stages.quantization.quantizers import is_random
 
-Make = Callable[[Format], nn.Module]  # a Brevitas network in a format, with the float weights
+
+class Make(Protocol):
+    """Makes Brevitas networks of a model."""
+
+    def __call__(self, format: Format) -> nn.Module:
+        """One in a format, with the float weights."""
+
+    def untrained(self, format: Format, channels: Mapping[str, int]) -> nn.Module:
+        """One in a format, with random weights and these numbers of channels, by the names of groups."""
+
+    def groups(self) -> tuple[Group, ...]:
+        """The model's groups of channels."""
 
 
 class Quantized(NamedTuple):
@@ -18,6 +30,7 @@ class Quantized(NamedTuple):
     network: nn.Module
     format: Format
     history: list[dict]  # one object an epoch of training
+    channels: Mapping[str, int] | None = None  # by the names of groups, where they are not the model's own
 
 
 def post_training(make: Make, format: Format, calibration: Iterable[Tensor]) -> Quantized:
@@ -36,14 +49,16 @@ def quantization_aware(
     *,
     epochs: int,
     learning_rate: float,
+    channels: Mapping[str, int] | None = None,
 ) -> Quantized:
     """Trains the network on from calibrated scales, with the loss that the float network was trained with.
 
-    Where weights were drawn at random, batch norm is told the statistics of those that are not in the end.
+    With other numbers of `channels` than the model's it is not the float network that is trained on, but one from
+    scratch. Where weights were drawn at random, batch norm is told the statistics of those that are not in the end.
     """
-    network = make(format)
-    calibrate(network, calibration)
+    network = make(format) if channels is None else make.untrained(format, channels)
+    calibrate(network, calibration, untrained=channels is not None)
     history = fine_tune(network, epochs=epochs, learning_rate=learning_rate)
     if is_random(network):
         settle_batch_norm(network, calibration)
-    return Quantized(network, format, history)
+    return Quantized(network, format, history, channels)

@@ -10,6 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 from stages.knobs import Count, Positive
+from stages.quantization.channel_groups import scaled
 from stages.quantization.formats import Format
 from stages.quantization.recipes import Make, Quantized, quantization_aware
 
@@ -24,12 +25,17 @@ def quantize(
     edges: Literal[1, 2, 3, 4, 5, 6, 7, 8, "ternary", "stochastic_ternary", "stochastic_binary"] = 8,
     sums: Literal[2, 3, 4, 5, 6, 7, 8] = 8,
     layers: dict[str, int | str] = {},  # noqa: B006
+    channels: Positive = 1.0,
     epochs: Count = 4,
     learning_rate: Positive = 0.02,
 ) -> Quantized:
     """Trained on from calibrated scales.
 
     edges: of the weights of the first and the last layer. sums: of residual sums and of pooled features.
+    channels: so many times the model's own in each hidden layer; a network that has others is trained from scratch.
     """
     format = Format(weights, activations, sum_bits=sums, edge_bits=edges, layers=layers or None)
-    return quantization_aware(make, format, calibration, fine_tune, epochs=epochs, learning_rate=learning_rate)
+    others = None if channels == 1 else scaled(make.groups(), channels)
+    return quantization_aware(
+        make, format, calibration, fine_tune, epochs=epochs, learning_rate=learning_rate, channels=others
+    )

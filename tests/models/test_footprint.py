@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stages.models import coffee_cnn, dscnn, mobilenetv1_025, resnet8, resnet20, tiny_cnn
+from stages.models import coffee_cnn, dscnn, mobilenetv1_025, resnet8, resnet20, tiny_cnn, vgg_small
 from stages.models.footprint import footprint
 from stages.models.layers import FloatLayers
 from stages.quantization.formats import Format
@@ -41,6 +41,17 @@ def test_resnet20_has_the_papers_layers_and_two_projections():
     assert len(convolutions) + 1 - 2 == 20
 
 
+def test_the_small_vgg_has_pairs_of_convolutions_and_no_residual_sums():
+    cost = footprint(build(vgg_small), COLOUR)
+    weights = sum(9 * read * made for read, made in [(3, 16), (16, 16), (16, 32), (32, 32), (32, 64), (64, 64)])
+    channels = 2 * (16 + 32 + 64)
+    assert cost.parameters == weights + 3 * channels + 64 * 10 + 10 == 73_178
+    macs = sum(
+        side**2 * 9 * (read * made + made * made) for side, read, made in [(32, 3, 16), (16, 16, 32), (8, 32, 64)]
+    )
+    assert cost.macs == macs + 640 == 9_880_192
+
+
 def test_mobilenet_has_the_published_parameters_and_operations():
     network = build(mobilenetv1_025, (3, 96, 96), 2)
     cost = footprint(network, (3, 96, 96))
@@ -64,7 +75,7 @@ def test_the_keyword_spotter_has_the_published_parameters_and_operations(shape):
     assert footprint(network, shape, Format(8, 8)).peak_activation_bytes == 2 * 64 * 25 * 5
 
 
-@pytest.mark.parametrize("model", [mobilenetv1_025, coffee_cnn, resnet8, resnet20, tiny_cnn])
+@pytest.mark.parametrize("model", [mobilenetv1_025, coffee_cnn, resnet8, resnet20, tiny_cnn, vgg_small])
 def test_every_network_fits_images_of_its_least_size_and_of_any_shape_above(model):
     height, width = model.MIN_SIZE
     for shape in [(3, height, width), (1, height + 13, width + 1)]:

@@ -84,6 +84,6 @@ def make_case(model_name: str, scheme_name: str, **knobs) -> Case:
         return quantized
 
     calibration = list(images("train", 200)[0].split(100))
-    quantized, format, _ = scheme.quantize(make, calibration, fit, **knobs)
+    quantized, format, *_ = scheme.quantize(make, calibration, fit, **knobs)
     frozen = freeze(quantized, in_format(model, FrozenLayers, format), SHAPE)
     return Case(network, quantized.eval(), frozen, calibration, format)
