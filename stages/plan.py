@@ -23,6 +23,8 @@ WORST_CASE = f"{RESULTS}/worst_case.csv"
 FAULT_FIGURES = ("accuracy_vs_flips", "flipped_bits")
 FAULT_TABLES = (f"{RESULTS}/bit_flips.csv", f"{RESULTS}/flips_to_chance.csv", f"{RESULTS}/flipped_bits.csv")
 
+GROWTH_FIGURES = ("growth",)  # of a study with networks that grow while they train
+
 CLAIMS = f"{RESULTS}/claims.csv"  # of a study that judges a paper's
 
 # Of a study with networks that say how sure they are of a prediction.
@@ -492,6 +494,7 @@ def _report(params: Params, judgements: list[Task]) -> Task:
         *(DIAGNOSTIC_FIGURES if diagnosed else ()),
         *(UNCERTAINTY_FIGURES if uncertain else ()),
         *(FAULT_FIGURES if params.faults else ()),
+        *(GROWTH_FIGURES if any(_grows(params, variant) for variant in variants(params)) else ()),
     ]
     claims = [params.report.claims] if params.report.claims else []
     asked = [
@@ -512,6 +515,12 @@ def _report(params: Params, judgements: list[Task]) -> Task:
         **_code("report", claims=claims),
     )
     return Task(job)
+
+
+def _grows(params: Params, variant: Variant) -> bool:
+    """Whether a variant's network gets channels while it trains: its number format says so, by its constant GROWS."""
+    constants = {} if variant.is_float else plugins.constants("schemes", params.scheme_plugin(variant.scheme))
+    return bool(constants.get("GROWS"))
 
 
 def _shown(params: Params) -> list[tuple[Variant, str]]:

@@ -25,7 +25,7 @@ from stages.metrics.results import (
 )
 from stages.metrics.uncertainty import uncertainty_table
 from stages.norms import in_order
-from stages.reporting import attackers, diagnostics, examples, faults, uncertainty
+from stages.reporting import attackers, diagnostics, examples, faults, growth, uncertainty
 from stages.reporting.distances import distances
 from stages.reporting.exports import Exports
 from stages.reporting.figures import FIGURES, groups, svg
@@ -115,7 +115,13 @@ def _texts(
         exports = Exports(exports_table(exported), disagreements_table(exported))
         tables["exports.csv"] = csv_text(exports.networks)
         tables["export_disagreements.csv"] = csv_text(exports.disagreements)
-    judged = _judged(settings["report"]["claims"], Evidence(table, scores, diagnosed, variants, headlines))
+    grown = growth.grown(networks)
+    if grown:
+        figures |= {
+            f"{name}.svg": svg([(group.title, figure(group)) for group in grown], "Nothing to draw.")
+            for name, figure in growth.FIGURES.items()
+        }
+    judged = _judged(settings["report"]["claims"], Evidence(table, scores, diagnosed, variants, headlines, left))
     if judged is not None:
         tables["claims.csv"] = csv_text(claims_table(judged))
     return (
@@ -128,7 +134,7 @@ def _texts(
             "worst_case.csv": csv_text(worst_case_table(table, norm)),
             "metrics.json": json.dumps(metrics(table, norm, headlines[norm]), indent=2) + "\n",
             "report.html": page(
-                table, drawn, subjects, strip, settings["study"], settings, judged, curves, faulted, exports
+                table, drawn, subjects, strip, settings["study"], settings, judged, curves, faulted, exports, grown
             ),
         }
     )

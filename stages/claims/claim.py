@@ -98,7 +98,7 @@ def _measured(
         return undecided(claim, paper, str(why))
     if isnan(estimate.value):
         return undecided(claim, paper, "not defined: both numbers that it is the ratio of are zero, or infinite")
-    over = f"{estimate.samples} images" + (f", {estimate.runs} seeds" if estimate.runs > 1 else "")
+    over = f"{estimate.samples} {estimate.unit}" + (f", {estimate.runs} seeds" if estimate.runs > 1 else "")
     told = "; ".join(part for part in (over, note) if part)
     return Claim(claim, paper, estimate.value, estimate.low, estimate.high, holds(estimate), told)
 

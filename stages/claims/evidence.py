@@ -11,6 +11,7 @@ import pandas as pd
 from stages.claims.claim import Undecidable
 from stages.metrics.bootstrap import Estimate
 from stages.metrics.cells import Cell, Outcomes, outcomes
+from stages.metrics.faults import flips_needed
 from stages.metrics.results import at_epsilon, split_flags
 from stages.metrics.worst_case import worst_case
 from stages.norms import EPSILON_TOLERANCE
@@ -31,12 +32,15 @@ class Evidence:
     diagnostics: pd.DataFrame | None  # one row a number of a sample: all diagnostics files, if there are any
     variants: pd.DataFrame  # one row a network with its footprint
     headlines: dict[str, float]  # the headline epsilon of each norm
+    faults: pd.DataFrame | None = None  # one row a draw and number of flips: all faults files, if there are any
 
     def of(self, dataset: str, model: str) -> "Evidence":
         """What there is of one dataset and model; the other methods are to be asked of that."""
         tables = {"results": self.results, "scores": self.scores, "variants": self.variants}
         if self.diagnostics is not None:
             tables["diagnostics"] = self.diagnostics
+        if self.faults is not None:
+            tables["faults"] = self.faults
         chosen = {
             name: table[(table["dataset"] == dataset) & (table["model"] == model)] for name, table in tables.items()
         }
@@ -176,6 +180,32 @@ class Evidence:
         if rows is None or rows.empty:
             raise Undecidable(f"the diagnostic {diagnostic} of {_named(network)} (part {part}) was not run")
         return rows.set_index(BY_SAMPLE)["value"].astype(float)
+
+    def draws(self, network: Network, attack: str, flips: int) -> pd.DataFrame:
+        """What so many flips of an attack on memory left: one row a seed and draw, columns of faults files."""
+        rows = self._flipped(network, attack)
+        rows = rows[rows["flips"] == flips]
+        if rows.empty:
+            raise Undecidable(f"{attack} was not run on {_named(network)} with {flips} flips")
+        return rows
+
+    def flips_needed(self, network: Network, attack: str) -> pd.DataFrame:
+        """Until the network guesses: one row a seed and draw, `needed` (infinite: more than tried) and `budget`."""
+        return flips_needed(self._flipped(network, attack))
+
+    def weight_bytes(self, network: Network) -> float:
+        """The mean over seeds."""
+        rows = self.variants[(self.variants["scheme"] == network[0]) & (self.variants["defense"] == network[1])]
+        if rows.empty:
+            raise Undecidable(f"{_named(network)} was not made")
+        return float(rows["weight_bytes"].mean())
+
+    def _flipped(self, network: Network, attack: str) -> pd.DataFrame:
+        rows = pd.DataFrame(columns=["scheme", "defense", "attack"]) if self.faults is None else self.faults
+        mine = (rows["scheme"] == network[0]) & (rows["defense"] == network[1]) & (rows["attack"] == attack)
+        if not mine.any():
+            raise Undecidable(f"{attack} was not run on {_named(network)}")
+        return rows[mine]
 
     def _was_run(self, network: Network, attack: str, epsilon: float) -> bool:
         return any(_is(cell, network, attack, None) and cell.epsilon == epsilon for cell in self._cells)

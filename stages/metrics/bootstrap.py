@@ -13,13 +13,17 @@ CHUNK = 4_000_000  # values that are resampled at a time
 
 
 class Estimate(NamedTuple):
-    """A statistic with its interval, in its own unit, and what it is over: so many samples of each of so many runs."""
+    """A statistic with its interval, in its own unit, and what it is over: so many samples of each of so many runs.
+
+    unit: what the samples are.
+    """
 
     value: float
     low: float
     high: float
     samples: int
     runs: int
+    unit: str = "images"
 
 
 class NoCommonSample(ValueError):

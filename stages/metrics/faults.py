@@ -103,11 +103,7 @@ def flips_to_chance_table(faults: pd.DataFrame, table: pd.DataFrame, variants: p
     - `weight_bytes`, `clean_accuracy`: of the network, or their means over seeds.
     """
     clean, sizes, found = _clean(table, "accuracy"), variants.set_index(VARIANT)["weight_bytes"], []
-    untargeted = faults[faults["target"].isna()]
-    needed = untargeted.assign(
-        needed=untargeted["flips"].where(_accuracy(untargeted) <= guessing(untargeted["num_classes"]), inf)
-    )
-    draws = needed.groupby([*ATTACK, "draw"], as_index=False).agg(needed=("needed", "min"), budget=("flips", "max"))
+    draws = flips_needed(faults)
     facts = [tuple(row) for row in draws[VARIANT].itertuples(index=False)]
     draws = draws.assign(clean=[clean[variant] for variant in facts], size=[sizes[variant] for variant in facts])
     of_all = draws.assign(seed="all").groupby(ATTACK).filter(lambda rows: rows["draw"].duplicated().any())
@@ -124,6 +120,16 @@ def flips_to_chance_table(faults: pd.DataFrame, table: pd.DataFrame, variants: p
             }
         )
     return pd.DataFrame(found, columns=FLIPS_TO_CHANCE).astype({"seed": str})
+
+
+def flips_needed(faults: pd.DataFrame) -> pd.DataFrame:
+    """One row a draw of an attack that aims at no class: `ATTACK`, `draw`, `needed` flips until the network was as good
+    as guessing, infinite where it never was, and `budget`, the most flips that were tried."""
+    untargeted = faults[faults["target"].isna()]
+    needed = untargeted.assign(
+        needed=untargeted["flips"].where(_accuracy(untargeted) <= guessing(untargeted["num_classes"]), inf)
+    )
+    return needed.groupby([*ATTACK, "draw"], as_index=False).agg(needed=("needed", "min"), budget=("flips", "max"))
 
 
 def flipped_bits_table(flipped: pd.DataFrame) -> pd.DataFrame:

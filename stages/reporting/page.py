@@ -14,7 +14,7 @@ from markupsafe import Markup
 from stages.claims.claim import NO, UNDECIDED, YES, Claim, shown
 from stages.metrics.flags import MEANINGS
 from stages.metrics.results import split_flags, variant_names
-from stages.reporting import attackers, diagnostics, faults, uncertainty
+from stages.reporting import attackers, diagnostics, faults, growth, uncertainty
 from stages.reporting.diagnostics import Diagnosed
 from stages.reporting.examples import Row
 from stages.reporting.exports import Exports
@@ -32,6 +32,7 @@ from stages.reporting.figures import (
     surrogate_labels,
 )
 from stages.reporting.findings import findings
+from stages.reporting.growth import Grown
 from stages.reporting.uncertainty import Uncertain
 
 HATCHED = '<span class="hatched" aria-hidden="true"></span>'
@@ -212,12 +213,13 @@ def page(
     uncertain: Sequence[Uncertain] = (),
     faulted: Sequence[Attacked] = (),
     exports: Exports | None = None,
+    grown: Sequence[Grown] = (),
 ) -> str:
     """The report as HTML, the same bytes for the same arguments.
 
     `diagnosed` is empty where the study does not diagnose its networks, `uncertain` where no network says how sure it
-    is, `faulted` where their memory is not attacked, and then the page has none of their sections. Without `exports`
-    there is no section of exported networks.
+    is, `faulted` where their memory is not attacked, `grown` where none has grown, and then the page has none of their
+    sections. Without `exports` there is no section of exported networks.
     `study` has the `title` and the `question`; `settings` are printed. Without `claims` there is no section of them.
     """
     environment = Environment(
@@ -227,7 +229,7 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    charts, sections = _sections(groups, diagnosed, uncertain, faulted)
+    charts, sections = _sections(groups, diagnosed, uncertain, faulted, grown)
     constants, table = table_columns(results)
     data = {
         "charts": charts,
@@ -284,7 +286,11 @@ def _answers(claims: list[Claim]) -> str:
 
 
 def _sections(
-    groups: list[Group], diagnosed: list[Diagnosed], uncertain: Sequence[Uncertain], faulted: Sequence[Attacked]
+    groups: list[Group],
+    diagnosed: list[Diagnosed],
+    uncertain: Sequence[Uncertain],
+    faulted: Sequence[Attacked],
+    grown: Sequence[Grown],
 ) -> tuple[list[dict], list[dict]]:
     """The charts' specifications, and the sections that refer to them by number."""
     charts, sections = [], []
@@ -301,6 +307,9 @@ def _sections(
     if faulted:
         for name, section in faults.SECTIONS.items():
             drawn[name] = (section, faulted, faults.FIGURES[name], faults.description)
+    if grown:
+        for name, section in growth.SECTIONS.items():
+            drawn[name] = (section, grown, growth.FIGURES[name], growth.description)
     for name, ((link, title, reading, nothing), subjects, figure, describe) in drawn.items():
         figures = []
         for subject in subjects:

@@ -1,0 +1,140 @@
+"""The claims of Rakin et al., and those against them, on made-up results of which the answers are known."""
+
+from math import inf
+
+import pandas as pd
+import pytest
+
+from stages.claims.early_growth import FEW, SUBJECTS, claims
+from stages.claims.evidence import Evidence
+from stages.metrics.results import results
+from tests.claims.made_up_scores import SUBJECT, attacked, clean
+from tests.synthetic_diagnostics import footprints
+
+CLEAN = {"int8": 90, "binary": 70, "early_growth": 80, "binary_wide": 80, "w1a8": 85}
+BUDGET = 100
+
+
+def draw(scheme, attack, left, number=0, defense="none", **more):
+    """Rows of one draw on 1,000 images: `left` maps numbers of flips to correct ones."""
+    network = SUBJECT | {"scheme": scheme, "defense": defense, "seed": number % 2, "attack": attack}
+    missing = dict.fromkeys(["target", "aimed", "hit", "recovered"], float("nan"))
+    facts = network | missing | {"draw": number // 2, "n": 1000, "num_classes": 10} | more
+    return [facts | {"flips": flips, "correct": correct} for flips, correct in left.items()]
+
+
+def search(scheme, needed, attack="bit_flip_weights", **more):
+    """Draws that need so many flips each until the network guesses."""
+    rows = []
+    for number, flips in enumerate(needed):
+        left = {1: 600} | ({} if flips == inf else {flips: 100}) | {BUDGET: 600 if flips == inf else 100}
+        rows += draw(scheme, attack, left, number, **more)
+    return rows
+
+
+def judge(rows=(), bytes_of=None):
+    frames = [clean(scheme, percent=percent) for scheme, percent in CLEAN.items()]
+    frames += [attacked(scheme, "none", percent) for scheme, percent in {"int8": 20, "early_growth": 30}.items()]
+    scores = pd.concat(frames, ignore_index=True)
+    table = results(scores, {})
+    variants = footprints(table).assign(weight_bytes=table["scheme"].map(bytes_of or {}))
+    faults = pd.DataFrame(rows) if rows else None
+    return claims(Evidence(table, scores, None, variants, {"linf": 0.004}, faults))
+
+
+def one(found, *words):
+    (claim,) = [claim for claim in found if all(word in claim.claim for word in ("resnet8: ", *words))]
+    return claim
+
+
+def ratio(found, network, other, attack="bit_flip_weights"):
+    return one(found, f"{attack} (", f"{network} · none to {other} · none (ratio of medians)")
+
+
+def test_growth_is_told_from_width_and_from_one_bit():
+    found = judge(bytes_of={"binary_wide": 10_500, "early_growth": 10_000})
+    gained = one(found, "growth raises clean accuracy")
+    assert (gained.paper, gained.ours, gained.holds) == ("2 to 8", 10, "yes")
+    beyond = one(found, "growth beats width in clean accuracy")
+    assert (beyond.ours, beyond.holds) == (0, "no")
+    assert (one(found, "costs clean accuracy").ours, one(found, "costs clean accuracy").holds) == (-20, "yes")
+    assert one(found, "the control is as large").holds == "yes"
+    assert one(judge(bytes_of={"binary_wide": 13_000, "early_growth": 10_000}), "as large").holds == "no"
+    inputs = one(found, "attacks on inputs leave more of early_growth")
+    assert (inputs.ours, inputs.holds) == (10, "yes")
+
+
+def test_ratios_of_flips_are_of_medians_over_draws():
+    found = judge(
+        [*search("int8", [9, 10, 11, 12] * 2), *search("early_growth", [40] * 8), *search("binary", [10] * 8)]
+    )
+    compared = ratio(found, "early_growth", "binary")
+    assert (compared.ours, compared.ci_low, compared.ci_high, compared.holds) == (4, 4, 4, "yes")
+    assert compared.note.startswith("8 draws, 2 seeds")
+    of_int8 = ratio(found, "early_growth", "int8")
+    assert of_int8.ours == 4 and of_int8.ci_low < 4 < of_int8.ci_high and of_int8.holds == "no"  # far below 125
+    assert ratio(found, "binary", "int8").holds == "undecided"
+    published = one(found, "flips until the 8-bit network guesses")
+    assert (published.ours, published.holds) == (10, "yes")
+    assert ratio(found, "early_growth", "binary", "bit_flip_attack").holds == "undecided"  # not run
+
+
+def test_a_network_that_never_guessed_is_known_to_take_more_than_were_tried_and_no_more():
+    found = judge([*search("int8", [10] * 5), *search("early_growth", [inf] * 5), *search("binary", [20] * 5)])
+    of_int8 = ratio(found, "early_growth", "int8")
+    assert (of_int8.ours, of_int8.ci_low, of_int8.ci_high, of_int8.holds) == (10, 10, inf, "undecided")
+    assert ratio(found, "early_growth", "binary").holds == "yes"
+    turned = judge([*search("early_growth", [20] * 5), *search("binary", [inf] * 5)])
+    compared = ratio(turned, "early_growth", "binary")
+    assert (compared.ours, compared.ci_low, compared.ci_high, compared.holds) == (0.2, 0, 0.2, "no")
+    neither = judge([*search("early_growth", [inf] * 5), *search("binary", [inf] * 5)])
+    compared = ratio(neither, "early_growth", "binary")
+    assert (compared.ci_low, compared.ci_high, compared.holds) == (0, inf, "undecided")
+
+
+def test_few_flips_of_other_attackers_confirm_or_refute():
+    aimed = {"target": 3.0, "aimed": 900.0}
+    rows = [
+        *(
+            row
+            for number in range(6)
+            for row in draw("early_growth", "all_to_one", {FEW: 500}, number, **aimed, hit=720)
+        ),
+        *(row for number in range(6) for row in draw("int8", "all_to_one", {FEW: 500}, number, **aimed, hit=45)),
+        *(row for number in range(2) for row in draw("early_growth", "sign_flips", {FEW: 760}, number)),
+        *(row for number in range(2) for row in draw("int8", "sign_flips", {FEW: 90}, number)),
+    ]
+    found = judge(rows)
+    broken = one(found, "flips of all_to_one break early_growth")
+    assert (broken.ours, broken.holds) == (80, "yes") and broken.ci_low < 80 < broken.ci_high
+    more = one(found, "is more vulnerable", "all_to_one")
+    assert (more.ours, more.holds) == (75, "yes")
+    left = one(found, "sign flips without data break early_growth")
+    assert (left.ours, left.holds) == (95, "no") and left.ci_low < 95 < left.ci_high  # images are drawn, too
+    assert (one(found, "data break int8").ours, one(found, "data break int8").holds) == (10, "yes")
+    assert one(found, "flips of one_to_one break").holds == "undecided"
+
+
+def test_remedies_are_held_against_the_8_bit_network():
+    rows = [*search("int8", [10] * 4), *search("int8", [30] * 4, defense="weight_clustering")]
+    rows += [
+        row for number in range(4) for row in draw("int8", "bit_flip_weights", {FEW: 100}, number, recovered=400.0)
+    ]
+    found = judge(rows)
+    clustered = one(found, "int8 · weight_clustering takes more flips", "bit_flip_weights")
+    assert (clustered.ours, clustered.holds) == (3, "yes")
+    recovered = one(found, "checksums recover", "bit_flip_weights")
+    assert (recovered.ours, recovered.holds) == (pytest.approx(30), "yes")
+    without = one(judge(search("int8", [FEW] * 4)), "checksums recover", "bit_flip_weights")
+    assert without.holds == "undecided" and "no checksums" in without.note
+
+
+def test_what_was_not_run_is_undecided_and_no_claim_is_left_out():
+    found = judge()
+    for _, model in SUBJECTS:
+        mine = [claim for claim in found if claim.claim.startswith(f"{model}: ")]
+        assert len(mine) == len([claim for claim in found if claim.claim.startswith("resnet8: ")]) == 34
+    elsewhere = [claim for claim in found if not claim.claim.startswith("resnet8: ")]
+    assert {claim.holds for claim in elsewhere} == {"undecided"}
+    assert [claim.paper for claim in found if claim.claim.startswith("ImageNet")] == [4.3, 37.1]
+    assert "was not run on early_growth · none" in ratio(found, "early_growth", "int8").note
