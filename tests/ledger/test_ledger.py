@@ -116,6 +116,7 @@ def test_a_result_of_an_input_that_changed_meanwhile_is_refused(bench):
     def compute(outputs):
         outputs.checkpoint.parent.mkdir()
         outputs.checkpoint.write_text("state")
+        outputs.checkpoint.with_name(f"{outputs.checkpoint.name}.part").write_text("state of a part")
         Path("data/a.bin").write_text("other")
         bench.compute(SECOND, outputs)
 
