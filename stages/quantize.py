@@ -83,7 +83,10 @@ class Maker:
 
 def described(variant, dataset: Dataset, format: Format, channels: Mapping[str, int] | None) -> dict:
     """What a quantized network is, with its numbers of channels if they are not the model's own."""
-    return describe(variant, dataset, format) | ({} if channels is None else {"channels": dict(channels)})
+    description = describe(variant, dataset, format)
+    if channels is None or channels == {group.name: group.channels for group in groups_of(description)}:
+        return description
+    return description | {"channels": dict(channels)}
 
 
 def part_of(task, outputs, part: str) -> tuple[Any, Any]:

@@ -13,7 +13,9 @@ from stages.models.footprint import footprint
 from stages.quantization.frozen_layers import FrozenSign, FrozenWeights
 from tests.test_network_stages import FLOAT, SHAPE, Killed, Project
 
-GROWN, WIDE, SAME = (f"fashion_mnist-tiny_cnn-{scheme}-none-s0" for scheme in ("early_growth", "wide", "same"))
+GROWN, WIDE, SAME, SCRATCH = (
+    f"fashion_mnist-tiny_cnn-{scheme}-none-s0" for scheme in ("early_growth", "wide", "same", "scratch")
+)
 # Half of the further channels are there from the start, and their logits move by units in six passes.
 GROWTH = {"largest": 1.5, "chance": 0.49, "rate": 3000.0, "steps": 4, "patience": 1, "tolerance": 0.0, "epochs": 2}
 BINARY = {"scheme": "qat", "weights": 1, "activations": 1, "edges": 1, "epochs": 1}
@@ -23,6 +25,7 @@ BASE = {"convolution1": 8, "convolution2": 16, "convolution3": 32}
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     schemes = {"early_growth": GROWTH, "wide": BINARY | {"channels": 1.5}, "same": BINARY}
+    schemes["scratch"] = BINARY | {"from_scratch": True}
     grid = {"schemes": ["fp32", *schemes], "defenses": ["none"], "also": []}
     threads = torch.get_num_threads()
     made = Project(tmp_path, monkeypatch, grid=grid, schemes=schemes)
@@ -99,6 +102,7 @@ def test_a_wider_binary_network_is_a_row_like_any_other_and_trained_from_scratch
     forget()
     assert project.run("quantize", WIDE) == first
     project.run("quantize", SAME)
+    project.run("quantize", SCRATCH)
     wide, described = load_network(Path(f"data/quantized/{WIDE}"))
     same, plain = load_network(Path(f"data/quantized/{SAME}"))
     assert described["channels"] == {"convolution1": 12, "convolution2": 24, "convolution3": 48}
@@ -111,5 +115,7 @@ def test_a_wider_binary_network_is_a_row_like_any_other_and_trained_from_scratch
     def agreement(network):
         return (network.convolution2.weight[:16, :8].sign() == float_network.convolution2.weight.sign()).float().mean()
 
-    assert agreement(same) > 0.8 and agreement(wide) < 0.6
+    scratch, of_scratch = load_network(Path(f"data/quantized/{SCRATCH}"))
+    assert of_scratch.keys() == plain.keys() and of_scratch["footprint"] == plain["footprint"]
+    assert agreement(same) > 0.8 and agreement(wide) < 0.6 and agreement(scratch) < 0.6
     assert wide.pool.quantizer.scale != 1 and all(entry["loss"] < 5 for entry in described["history"])

@@ -22,7 +22,6 @@ from stages.quantization.placeholders import Model, Placeholder, put_together
 INPUT = "input"  # the kind of layer whose channels are those of images
 ELEMENTWISE = ("batch_norm", "activation", "average_pool", "max_pool", "dropout")  # each channel by itself
 
-
 # The arguments that say how many inputs and outputs a layer with weights has.
 SIZES = {"convolution": ("channels_in", "channels_out"), "linear": ("features_in", "features_out")}
 
@@ -128,6 +127,8 @@ class _Trace:
         return {"channels_in": read, "channels_out": made} | depthwise
 
     def _pass(self, name: str, layer: Placeholder, *inputs: Any) -> _Values:
+        if name in self._made and layer.kind in (*SIZES, "batch_norm"):
+            raise ValueError(f"layer {name}: is passed twice, expected once, as its channels are then of two places")
         self._layer = name
         if layer.kind == INPUT:
             values = self._new(name, inputs[0].shape[1])

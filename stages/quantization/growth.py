@@ -97,19 +97,21 @@ def mask_channels(network: nn.Module, groups: Sequence[Group], masks: ChannelMas
 def _masking(masks: ChannelMasks, group: str, repeats: int):
     def hook(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
         (values,) = inputs
-        mask = masks.drawn[group].to(values.dtype).repeat_interleave(repeats)
+        mask = masks.drawn[group].to(values).repeat_interleave(repeats)
         return (values * mask.view(-1, *[1] * (values.dim() - 2)),)
 
     return hook
 
 
 def has_settled(counts: Sequence[Mapping[str, int]], patience: int, tolerance: float) -> bool:
-    """Whether, in each of the last `patience` steps of growth, hardly any channel has come or gone.
+    """Whether channels have come or gone, and hardly any did in each of the last `patience` steps of growth.
+
+    A network that is still what it was at the start has not begun to grow: chances that start low need time to rise.
 
     counts: the numbers of channels by group, at the start and after each step. tolerance: the largest share of all
     channels, the sum of all groups' changes, that counts as none.
     """
-    if len(counts) <= patience:
+    if len(counts) <= patience or counts[-1] == counts[0]:
         return False
     recent = counts[-patience - 1 :]
     return all(

@@ -30,7 +30,7 @@ class Quantized(NamedTuple):
     network: nn.Module
     format: Format
     history: list[dict]  # one object an epoch of training
-    channels: Mapping[str, int] | None = None  # by the names of groups, where they are not the model's own
+    channels: Mapping[str, int] | None = None  # by the names of groups; the model's own if not told
 
 
 def post_training(make: Make, format: Format, calibration: Iterable[Tensor]) -> Quantized:
@@ -53,8 +53,8 @@ def quantization_aware(
 ) -> Quantized:
     """Trains the network on from calibrated scales, with the loss that the float network was trained with.
 
-    With other numbers of `channels` than the model's it is not the float network that is trained on, but one from
-    scratch. Where weights were drawn at random, batch norm is told the statistics of those that are not in the end.
+    Where `channels` are given, by the names of groups, it is one with these that is trained, from scratch. Where
+    weights were drawn at random, batch norm is told the statistics of those that are not in the end.
     """
     network = make(format) if channels is None else make.untrained(format, channels)
     calibrate(network, calibration, untrained=channels is not None)

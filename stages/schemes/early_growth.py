@@ -51,14 +51,14 @@ def quantize(
     chance: of each further channel, at the start, to be there in a pass. Low, as the network starts from its base, but
         not so low that channels never meet the passes in which they could show their use.
     rate: how many times as fast as weights the logits of chances learn. One gradient has to move them by units, not by
-        hundredths: with 1 none of them changed sign in 600 passes.
+        hundredths: with 1 none of them changed sign in 276 passes (`benchmarks/growth.py`).
     temperature, cooling: of the soft mask whose gradient the drawn one has, in the first step, and what it is
         multiplied with after each. At 1 it has a gradient everywhere. The colder, the fewer channels still change:
         cooling makes growth settle.
     steps: at most; each is a training of `epochs_a_step` epochs, whose learning rate ends at zero, so that what is
         counted is not what the last passes happened to do.
-    patience, tolerance: growth has settled where in so many steps, one after the other, no larger share of all
-        channels came or went.
+    patience, tolerance: growth, once it has begun, has settled where in so many steps, one after the other, no larger
+        share of all channels came or went.
     learning_rate: the peak, in both stages, as for `w1a1`.
     """
     format = Format(1, activations, edge_bits=edges)

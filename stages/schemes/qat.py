@@ -26,16 +26,18 @@ def quantize(
     sums: Literal[2, 3, 4, 5, 6, 7, 8] = 8,
     layers: dict[str, int | str] = {},  # noqa: B006
     channels: Positive = 1.0,
+    from_scratch: bool = False,
     epochs: Count = 4,
     learning_rate: Positive = 0.02,
 ) -> Quantized:
-    """Trained on from calibrated scales.
+    """Trained on from the float network and calibrated scales, or from scratch.
 
     edges: of the weights of the first and the last layer. sums: of residual sums and of pooled features.
-    channels: so many times the model's own in each hidden layer; a network that has others is trained from scratch.
+    channels: so many times the model's own in each hidden layer. from_scratch: from random weights, not from the float
+        ones, as networks with other channels always are: what they are to be held against.
     """
     format = Format(weights, activations, sum_bits=sums, edge_bits=edges, layers=layers or None)
-    others = None if channels == 1 else scaled(make.groups(), channels)
+    given = scaled(make.groups(), channels) if from_scratch or channels != 1 else None
     return quantization_aware(
-        make, format, calibration, fine_tune, epochs=epochs, learning_rate=learning_rate, channels=others
+        make, format, calibration, fine_tune, epochs=epochs, learning_rate=learning_rate, channels=given
     )

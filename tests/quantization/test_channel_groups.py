@@ -131,6 +131,7 @@ class Chain(nn.Module):
         super().__init__()
         self.input, self.first = layers.input(), layers.convolution(1, 4, 3)
         self.second, self.sum = layers.convolution(4, 8, 3, groups=groups), layers.sum()
+        self.third = layers.convolution(4, 4, 3)
         self.between = between
 
     def forward(self, inputs):
@@ -145,7 +146,8 @@ class Chain(nn.Module):
         (lambda network, hidden: network.second(hidden.mean(2)), 1, "layer first: what the model does with"),
         (lambda network, hidden: network.sum(hidden, network.second(hidden)), 1, "layer sum: adds 4 channels to 8"),
         (lambda network, hidden: network.second(hidden), 2, "layer second: 2 groups give 8 outputs of 4 inputs"),
-        (lambda network, hidden: network.second(network.second(hidden)), 1, "layer second: takes 4 channels, expected"),
+        (lambda network, hidden: network.third(network.second(hidden)), 1, "layer third: takes 4 channels, expected 8"),
+        (lambda network, hidden: network.third(network.third(hidden)), 1, "layer third: is passed twice, expected"),
     ],
 )
 def test_what_channels_cannot_be_followed_through_is_refused_with_the_layer(between, groups, sentence):
