@@ -105,14 +105,14 @@ def test_few_flips_of_other_attackers_confirm_or_refute():
         *(row for number in range(2) for row in draw("int8", "sign_flips", {FEW: 90}, number)),
     ]
     found = judge(rows)
-    broken = one(found, "flips of all_to_one break early_growth")
+    broken = one(found, "flips of all_to_one (all of memory) break early_growth")
     assert (broken.ours, broken.holds) == (80, "yes") and broken.ci_low < 80 < broken.ci_high
-    more = one(found, "is more vulnerable", "all_to_one")
+    more = one(found, "is more vulnerable", "all_to_one (")
     assert (more.ours, more.holds) == (pytest.approx(75), "yes")
     left = one(found, "sign flips without data break early_growth")
     assert (left.ours, left.holds) == (95, "no") and left.ci_low < 95 < left.ci_high  # images are drawn, too
     assert (one(found, "data break int8").ours, one(found, "data break int8").holds) == (10, "yes")
-    assert one(found, "flips of one_to_one break").holds == "undecided"
+    assert one(found, "flips of one_to_one_weights (weights) break").holds == "undecided"
 
 
 def test_remedies_are_held_against_the_8_bit_network():
@@ -133,7 +133,7 @@ def test_what_was_not_run_is_undecided_and_no_claim_is_left_out():
     found = judge()
     for _, model in SUBJECTS:
         mine = [claim for claim in found if claim.claim.startswith(f"{model}: ")]
-        assert len(mine) == len([claim for claim in found if claim.claim.startswith("resnet8: ")]) == 34
+        assert len(mine) == len([claim for claim in found if claim.claim.startswith("resnet8: ")]) == 38
     elsewhere = [claim for claim in found if not claim.claim.startswith("resnet8: ")]
     assert {claim.holds for claim in elsewhere} == {"undecided"}
     assert [claim.paper for claim in found if claim.claim.startswith("ImageNet")] == [4.3, 37.1]
