@@ -48,6 +48,7 @@ class Project:
         written["training"] |= {"epochs": 3, "batch_size": 20}
         written["schemes"] = {"int8": {}, "w4a4": {"epochs": 2}, "w1a1": {"epochs": 2}}
         written["precision"] = "fp32"
+        written["export"] = {"onnx": False}  # of which there is nothing to export where all defenses are filters
         for section, values in changes.items():
             written[section] |= values
         (folder / "params.yaml").write_text(yaml.safe_dump(written))

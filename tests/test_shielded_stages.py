@@ -49,7 +49,6 @@ def study(tmp_path, monkeypatch):
             training={"epochs": 1},
             attacks=attacks,
             evaluation=EVALUATION | evaluation,
-            export={"onnx": False},  # of which there is nothing to export where all defenses are filters
             report={"quality_targets": {}},
         )
         for variant in networks(project.params):

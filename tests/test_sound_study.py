@@ -41,6 +41,7 @@ def study(tmp_path_factory):
     """The finished study: its folder, params and tasks."""
     folder = tmp_path_factory.mktemp("sound")
     written = yaml.safe_load((ROOT / "studies/smoke/params.yaml").read_text())
+    del written["export"]
     written["grid"] |= {"datasets": ["speech_commands_test_split"], "models": ["dscnn"], "also": []}
     written["grid"] |= {"schemes": ["fp32", "int8"], "defenses": ["none"]}
     written["data"] |= {"validation": 12, "calibration": 3}

@@ -141,8 +141,8 @@ GLOSSARY = {
     "Scheme": "The network's number format: fp32 is the float network, int8 has 8-bit weights and activations "
     "(int8_calibrated_on_test, a control, with ranges from images that it is evaluated on), int16x8 "
     "has 8-bit weights and 16-bit activations, w4a4 has 4-bit ones of both, w1a1 has single bits, qat has the widths "
-    "that it is given and mixed chooses those of each layer; the weights of first and last layers keep 8 bits unless a "
-    "format says otherwise.",
+    "that it is given, mixed chooses those of each layer, and early_growth is a binary network whose layers grew "
+    "channels; the weights of first and last layers keep 8 bits unless a format says otherwise.",
     "Defense": "How the network was trained to withstand attacks, or which filter changes its inputs; none is plain "
     "training without a filter.",
     "Norm": "How the size of a change is measured. Linf is the largest change of any input value, L2 the Euclidean "

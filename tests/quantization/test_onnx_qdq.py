@@ -22,6 +22,7 @@ SHAPES = {
     "mobilenetv1_025": (3, 32, 32),
     "dscnn": (3, 20, 10),
     "coffee_cnn": (3, 140, 140),
+    "vgg_small": (3, 16, 16),
 }
 FORMATS = {
     "int8": Format(8, 8),
