@@ -65,8 +65,8 @@ status: setup ## say what changed since results were made, in the studies that w
 verify: setup ## check that all results are what dvc.lock says, and compute some scores again (STUDY=smoke: of that study)
 	@cd $(FOLDER) && "$(CURDIR)/$(BIN)/python" -m stages verify $(if $(COUNT),--count $(COUNT))
 
-revouch: setup ## keep results after a change of code that changes none: compute some again, and compare (COUNT=5, STUDY=, RULES=)
-	@cd $(FOLDER) && "$(CURDIR)/$(BIN)/python" -m stages revouch $(if $(COUNT),--count $(COUNT)) $(if $(RULES),--rules $(RULES))
+revouch: setup ## keep results after a change of code that changes none: compute some again, and compare (COUNT=5, STUDY=, SINCE=HEAD, RULES=)
+	@cd $(FOLDER) && "$(CURDIR)/$(BIN)/python" -m stages revouch $(if $(COUNT),--count $(COUNT)) $(if $(SINCE),--since $(SINCE)) $(if $(RULES),--rules $(RULES))
 
 gc: setup ## say which unused results would be removed from the cache (DELETE=yes removes them, DAYS=30 is how old)
 	@$(BIN)/python -m stages gc $(if $(filter yes,$(DELETE)),--delete) $(if $(DAYS),--days $(DAYS))

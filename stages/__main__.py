@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == "verify":
             return _verify(options.count, options.seed)
         elif options.command == "revouch":
-            return _revouch(options.count, options.seed, options.rules)
+            return _revouch(options.count, options.seed, options.since, options.rules)
         elif options.command == "publish":
             _publish(options.limit)
         elif options.command == "gc":
@@ -101,6 +101,9 @@ def _parser(command: list[str]) -> argparse.ArgumentParser:
         check.add_argument("--count", type=_count, default=5, help="how many results to compute again (default 5)")
         check.add_argument("--seed", type=int, default=time_ns() % 1000, help="which ones (default: others each time)")
         if name == "revouch":
+            check.add_argument(
+                "--since", default="HEAD", metavar="COMMIT", help="carry over results of its code (default HEAD)"
+            )
             rules = {"nargs": "+", "choices": list(RULES), "default": (), "metavar": "RULE"}
             check.add_argument("--rules", **rules, help="carry over results of these rules alone (default: of all)")
     publication = commands.add_parser("publish", help="copy networks, and other results that are small, into git")
@@ -183,12 +186,12 @@ def _verify(count: int, seed: int) -> int:
     return 1 if damaged or different else 0
 
 
-def _revouch(count: int, seed: int, rules: Sequence[str]) -> int:
-    from stages.ledger.revouch import revouch
+def _revouch(count: int, seed: int, since: str, rules: Sequence[str]) -> int:
+    from stages.ledger.revouch import codes_of, revouch
     from stages.study import open_study
 
     study = open_study()
-    return 0 if revouch(study.ledger, _computing(study), count, seed, rules) else 1
+    return 0 if revouch(study.ledger, _computing(study), count, seed, codes_of(since), rules) else 1
 
 
 def _publish(limit: float) -> None:

@@ -7,7 +7,6 @@ dvc.lock of the repository's history keeps what it names, and so does every reco
 import os
 import re
 import shutil
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from stages.ledger.files import settle
+from stages.ledger.git import git
 from stages.ledger.runcache import cache_folder
 from stages.ledger.yaml12 import parse_yaml
 
@@ -251,8 +251,8 @@ def _digests(text: bytes) -> set[str]:
 
 def _files_like(folder: Path, *patterns: str) -> list[Path]:
     """The files that match pathspecs of git, tracked or not, ignored or not."""
-    listed = _git(folder, "ls-files", "--full-name", "--cached", "--others", "-z", "--", *patterns)
-    top = Path(os.fsdecode(_git(folder, "rev-parse", "--show-toplevel").rstrip(b"\n")))
+    listed = git(folder, "ls-files", "--full-name", "--cached", "--others", "-z", "--", *patterns)
+    top = Path(os.fsdecode(git(folder, "rev-parse", "--show-toplevel").rstrip(b"\n")))
     paths = {top / os.fsdecode(name) for name in listed.split(b"\0") if name}
     return [path for path in sorted(paths) if path.is_file()]
 
@@ -261,15 +261,7 @@ def _committed(folder: Path) -> bytes:
     """All versions of all lock files in all commits that git still knows, one after the other."""
     known = ("--all", "--reflog", "--full-history", "--objects", "--no-object-names")
     # Of the objects, trees and commits are no harm: they hold no digest that DVC made.
-    return _git(folder, "cat-file", "--batch", given=_git(folder, "rev-list", *known, "--", *LOCKS))
-
-
-def _git(folder: Path, *arguments: str, given: bytes = b"") -> bytes:
-    done = subprocess.run(["git", "-C", str(folder), *arguments], input=given, capture_output=True, check=False)
-    if done.returncode != 0:
-        reason = done.stderr.decode(errors="replace").strip().replace("\n", " ")
-        raise ValueError(f"{folder}: git {arguments[0]} failed, expected a git repository: {reason}")
-    return done.stdout
+    return git(folder, "cat-file", "--batch", given=git(folder, "rev-list", *known, "--", *LOCKS))
 
 
 def _line(kind: str, files: list[File], details: str) -> str:

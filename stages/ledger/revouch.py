@@ -4,12 +4,15 @@ Any edit beyond comments changes the digest of the code and makes what it comput
 computing everything again would tell little more than a sample does.
 """
 
+import json
 import os
 import random
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from stages.ledger import dvcfiles
+from stages.ledger.git import git
 from stages.ledger.job import Job
 from stages.ledger.ledger import Compute, Ledger
 from stages.ledger.runcache import Record, same_origin
@@ -25,8 +28,20 @@ class Vouched:
     in_place: bool
 
 
-def candidates(ledger: Ledger, rules: Container[str] = ()) -> Iterator[Vouched]:
-    """The jobs (of these rules, or of all) whose results could be carried over, in the plan's order."""
+def codes_of(commit: str) -> dict[str, str]:
+    """The digests of a study's code as a commit has them in data/code.json.
+
+    Raises:
+        ValueError: git knows no such commit, or no such file in it.
+    """
+    return json.loads(git(Path(), "show", f"{commit}:./{dvcfiles.CODE}"))
+
+
+def candidates(ledger: Ledger, before: Mapping[str, str], rules: Container[str] = ()) -> Iterator[Vouched]:
+    """The jobs (of these rules, or of all) whose results could be carried over from the code `before`, in the plan's
+    order. dvc.lock keeps results of jobs that have not run again since older edits, too, of which nobody has said that
+    they change nothing.
+    """
     locked = dvcfiles.read_lock()
     recorded = {out["path"]: out for record in locked.values() for out in record["outs"]}
     for job in ledger.jobs:
@@ -34,7 +49,7 @@ def candidates(ledger: Ledger, rules: Container[str] = ()) -> Iterator[Vouched]:
             continue
         record = locked.get(job.name)
         inputs = [ledger.digests(path) or recorded.get(path) for path in sorted(job.inputs)]
-        if record is None or None in inputs:
+        if record is None or None in inputs or not _code(record).items() <= before.items():
             continue
         outs = ledger.in_place(record)
         if not outs and any(os.path.exists(out["path"]) for out in record["outs"]):
@@ -45,13 +60,19 @@ def candidates(ledger: Ledger, rules: Container[str] = ()) -> Iterator[Vouched]:
 
 
 def revouch(
-    ledger: Ledger, compute: Callable[[Job], Compute], count: int, seed: int, rules: Container[str] = ()
+    ledger: Ledger,
+    compute: Callable[[Job], Compute],
+    count: int,
+    seed: int,
+    before: Mapping[str, str],
+    rules: Container[str] = (),
 ) -> bool:
     """Compute a random sample of the candidates again. Only if every one is the same, record all under the new code.
 
     Args:
         compute: how to compute a job.
         count: how many to compute again; of each changed code one is drawn before any second.
+        before: the digests of the code before the change; results of older code are left alone.
         rules: whose results are carried over, those of all if there is none; the code of others may change results.
 
     Returns:
@@ -62,9 +83,9 @@ def revouch(
     """
     if count < 1:
         raise ValueError(f"--count: {count} results would prove nothing, expected 1 or more")
-    found = list(candidates(ledger, rules))
+    found = list(candidates(ledger, before, rules))
     if not found:
-        print("Nothing to carry over: no result differs from what is wanted in its code alone")
+        print("Nothing to carry over: no result of the code before the change differs from what is wanted in it alone")
         return True
     computable = [vouched for vouched in found if ledger.has_inputs(vouched.job)]
     if not computable:
@@ -106,6 +127,10 @@ def _draw(found: list[Vouched], count: int, chance: random.Random) -> list[Vouch
         turns.append(seen[vouched.job.code])
     order = sorted(range(len(shuffled)), key=turns.__getitem__)
     return [shuffled[index] for index in order[:count]]
+
+
+def _code(record: Record) -> dict[str, str]:
+    return record.get("params", {}).get(dvcfiles.CODE, {})
 
 
 def _without_code(record: Record) -> Record:

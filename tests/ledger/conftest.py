@@ -51,6 +51,7 @@ class Bench:
         self.params = {"first": 3, "second": {"factor": 0.00001}}
         self.remotes: Sequence[str] = ()
         self.computed: list[str] = []
+        self.codes: dict[str, str] = {}  # as they were in the last run
 
     def ledger(self) -> Ledger:
         return Ledger(self.jobs, self.params, self.folder, remotes=self.remotes)
@@ -74,6 +75,7 @@ class Bench:
     def run(self, needed: Collection[str] = ()) -> None:
         """What `snakemake` does: restore, run what is stale, write dvc.lock before and after that."""
         ledger = self.ledger()
+        self.codes = {job.code: ledger.code(job) for job in self.jobs}
         assessment, *_ = ledger.restore(needed)
         ledger.write_lock(assessment)
         for job in assessment.stale:

@@ -39,7 +39,7 @@ def carry_over(bench):
     def computing(job):
         return lambda outputs: bench.compute(job, outputs)
 
-    assert revouch(bench.ledger(), computing, 3, 0)
+    assert revouch(bench.ledger(), computing, 3, 0, bench.codes)
 
 
 def mend(bench):

@@ -272,7 +272,7 @@ def test_records_are_carried_over_to_code_that_gives_what_they_say(bench, capsys
     bench.run()
     lose(SECOND)
     tidy()
-    assert revouch(bench.ledger(), computing(bench), 5, 0)
+    assert revouch(bench.ledger(), computing(bench), 5, 0, bench.codes)
     said = capsys.readouterr().out
     assert "2 of 2 came out the same, byte for byte (drawn from 2" in said
     assert "3 results now stand under the new code" in said
@@ -285,7 +285,7 @@ def test_no_record_is_carried_over_to_code_that_gives_something_else(bench, caps
     bench.run()
     lose(SECOND)
     tidy()
-    assert not revouch(bench.ledger(), computing(bench, {SECOND: "other"}), 5, 0)
+    assert not revouch(bench.ledger(), computing(bench, {SECOND: "other"}), 5, 0, bench.codes)
     assert "different: double--a computed again gives other bytes in data/b.bin" in capsys.readouterr().err
     assert states(bench) == {"stale": names(*JOBS)}
 
@@ -294,7 +294,7 @@ def test_nothing_is_carried_over_unless_something_can_be_computed_again(bench, c
     bench.run()
     lose(SECOND)
     tidy()
-    assert not revouch(bench.ledger(), computing(bench), 5, 0, ("tell",))
+    assert not revouch(bench.ledger(), computing(bench), 5, 0, bench.codes, ("tell",))
     assert "of 1 results none has its inputs here" in capsys.readouterr().out
 
 
