@@ -388,7 +388,11 @@ def _diagnosed_distances(evidence: Evidence, network: Network, norm: str) -> Est
 
 
 def _distances(evidence: Evidence, attack: str, network: Network, other: Network) -> Estimate:
-    return paired_bootstrap(ratio_of_medians, evidence.distance(network, attack), evidence.distance(other, attack))
+    distances = {one: evidence.distance(one, attack) for one in (network, other)}
+    for one, found in distances.items():
+        if found.median() == inf:  # what an attack fails on need not be far from the boundary
+            raise Undecidable(f"{attack} found errors of less than half of the samples on {' · '.join(one)}")
+    return paired_bootstrap(ratio_of_medians, *distances.values())
 
 
 def _nearest(evidence: Evidence, norm: str, network: Network, other: Network) -> Estimate:
