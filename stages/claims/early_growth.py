@@ -25,11 +25,10 @@ from math import inf
 import numpy as np
 import pandas as pd
 
-from stages.claims.claim import Claim, Undecidable, judged, undecided
+from stages.claims.claim import Claim, Undecidable, judged, near
 from stages.claims.evidence import Evidence, Network
 from stages.metrics.bootstrap import Estimate, difference_of_means, paired_bootstrap
 
-SUBJECTS = (("cifar10", "resnet8"), ("cifar10", "resnet20"))
 INT8: Network = ("int8", "none")
 BINARY: Network = ("binary", "none")  # weights and activations, first and last layer too
 GROWN: Network = ("early_growth", "none")
@@ -55,17 +54,25 @@ PUBLISHED = (6, 62)  # flips until an 8-bit ResNet-20 guesses, by who ran the at
 FEW = 50  # flips that count as few: about the most that an 8-bit network needs
 BROKEN = 50  # percent of the images aimed at that the target gets, or of the clean accuracy that is left
 AS_LARGE = 1.1  # a ratio of bytes up to this, or down to its inverse, makes a control
-IMAGENET = {"the plain binary": 4.3, "the grown": 37.1}  # percent that 5,000 flips leave of ResNet-18's accuracy
+IMAGENET = {BINARY: 4.3, GROWN: 37.1}  # percent, ResNet-18's accuracy after MANY flips
+MANY = 5_000
+NEAR = 5  # points
 
 RESAMPLES, INTERVAL = 2000, (0.025, 0.975)
 ABOVE, MORE = (0, inf), (1, inf)
 
 
 def claims(evidence: Evidence) -> list[Claim]:
-    """All claims, network by network; those that the study ran nothing for are undecided."""
+    """All claims about every model that the study has; what was not run for one is undecided."""
     parts = (accuracy, control, flips, published, counterclaims, remedies, inputs)
-    found = [claim for subject in SUBJECTS for part in parts for claim in part(evidence.of(*subject), subject[1])]
-    return found + list(imagenet())
+    subjects = evidence.variants[["dataset", "model"]].drop_duplicates().itertuples(index=False)
+    found = [
+        claim
+        for dataset, model in subjects
+        for part in parts
+        for claim in part(evidence.of(dataset, model), f"{model} on {dataset}")
+    ]
+    return found + list(imagenet(evidence.of("imagenet", "resnet18")))
 
 
 def accuracy(evidence: Evidence, model: str) -> Iterator[Claim]:
@@ -199,11 +206,16 @@ def inputs(evidence: Evidence, model: str) -> Iterator[Claim]:
         )
 
 
-def imagenet() -> Iterator[Claim]:
+def imagenet(evidence: Evidence) -> Iterator[Claim]:
     """What they report of ResNet-18 on ImageNet."""
-    for told, left in IMAGENET.items():
-        why = "ResNet-18 and ImageNet are not among the models and datasets"
-        yield undecided(f"ImageNet, ResNet-18: accuracy of {told} network after 5,000 flips (percent)", left, why)
+    for network, reported in IMAGENET.items():
+        yield near(
+            f"resnet18 on imagenet: accuracy of {_named(network)} after {MANY:,} flips, bit_flip_weights (percent)",
+            reported,
+            partial(_accuracy_after, evidence, network, "bit_flip_weights", MANY),
+            tolerance=NEAR,
+            note=f"holds within {NEAR} points",
+        )
 
 
 def _clean_gain(evidence: Evidence, network: Network, other: Network) -> Estimate:
@@ -262,6 +274,10 @@ def _targeted_gain(evidence: Evidence, network: Network, other: Network, attack:
 def _left(evidence: Evidence, network: Network, attack: str) -> Estimate:
     clean = evidence.accuracy(network).mean()
     return _of_shares(lambda left: 100 * 100 * left / clean, (evidence.draws(network, attack, FEW), "correct", "n"))
+
+
+def _accuracy_after(evidence: Evidence, network: Network, attack: str, count: int) -> Estimate:
+    return _of_shares(lambda left: 100 * left, (evidence.draws(network, attack, count), "correct", "n"))
 
 
 def _recovered(evidence: Evidence, network: Network, attack: str) -> Estimate:

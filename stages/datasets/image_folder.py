@@ -21,7 +21,7 @@ def read_mirror(
     name: str,
     input_shape: tuple[int, int, int],
     classes: tuple[str, ...],
-    counts: dict[str, int],
+    counts: dict[str, int] | None = None,
     expected: dict[str, dict[str, str]] | None = None,
 ) -> dict[str, Split]:
     """Reads the folder `name` of a mirror and proves that it holds the expected images.
@@ -30,7 +30,7 @@ def read_mirror(
         mirror: the folder that holds it.
         name: the dataset's.
         input_shape, classes: as of `read_folder`.
-        counts: how many images each split must have.
+        counts: how many images each split must have, if that is known.
         expected: the digests of each split, as `arrays.digests` gives them. Without them any images will do, and what
             they are is said on standard error.
 
@@ -47,7 +47,7 @@ def read_mirror(
     folder = mirror / name
     splits = read_folder(folder, input_shape, classes)
     for split, content in splits.items():
-        if len(content) != counts[split]:
+        if counts and len(content) != counts[split]:
             raise SourceError(f"{folder / split}: {len(content)} images, expected {counts[split]}")
     found = {split: digests(content) for split, content in splits.items()}
     if expected is None:

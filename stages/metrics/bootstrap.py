@@ -23,7 +23,7 @@ class Estimate(NamedTuple):
     high: float
     samples: int
     runs: int
-    unit: str = "images"
+    unit: str = "samples"
 
 
 class NoCommonSample(ValueError):

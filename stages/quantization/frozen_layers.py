@@ -2,9 +2,9 @@
 
 Activations travel between layers as integer codes held in float32. A convolution of integer codes with integer
 weights is exact as long as no partial sum reaches 2^24, which `check_exact` asserts (`exact_sums.py` says how codes of
-16 bits keep to it); everything after it is elementwise. Logits therefore do not depend on batch size, thread count or
-memory layout, bit for bit. Rounding passes gradients straight through, so the network is its own gradient view.
-Weights can be read and written as integers without rescaling anything else.
+16 bits and large layers keep to it); everything after it is elementwise. Logits therefore do not depend on batch size,
+thread count or memory layout, bit for bit. Rounding passes gradients straight through, so the network is its own
+gradient view. Weights can be read and written as integers without rescaling anything else.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.quantization.exact_sums import EXACT_LIMIT, exact_sums, largest_digit
+from stages.quantization.exact_sums import EXACT_LIMIT, exact_sums, largest_sum
 from stages.quantization.formats import Format, bits_in_memory
 from stages.quantization.rounding import quantize, sign_straight_through
 
@@ -76,6 +76,10 @@ class FrozenWeights(nn.Module):
         self.register_buffer("weight_scale", torch.ones(shape[0]))
         self.register_buffer("bias", torch.zeros(shape[0]))
 
+    def coefficients(self, _: Codes) -> int:
+        """The largest sum of magnitudes of the weights of one output channel."""
+        return int(self.weight.detach().float().abs().flatten(1).sum(1).max())
+
     def rescale(self, sums: Tensor, scale: Tensor) -> Tensor:
         """Integer sums `[N,out,...]` -> values, adding the bias."""
         shape = (-1,) + (1,) * (sums.dim() - 2)
@@ -103,7 +107,7 @@ class FrozenConvolution(FrozenWeights):
         def sums(integers: Tensor) -> Tensor:
             return F.conv2d(integers, weight, None, self.stride, self.padding, groups=self.groups)
 
-        return self.rescale(exact_sums(sums, inputs.integers, inputs.largest), inputs.scale)
+        return self.rescale(exact_sums(sums, inputs.integers, inputs.largest, self.coefficients(inputs)), inputs.scale)
 
 
 class FrozenLinear(FrozenWeights):
@@ -112,8 +116,11 @@ class FrozenLinear(FrozenWeights):
 
     def forward(self, inputs: Codes) -> Tensor:
         weight = self.weight.to(inputs.integers.dtype)
-        sums = exact_sums(lambda integers: F.linear(integers, weight), inputs.integers, inputs.largest)
-        return self.rescale(sums, inputs.scale)
+
+        def sums(integers: Tensor) -> Tensor:
+            return F.linear(integers, weight)
+
+        return self.rescale(exact_sums(sums, inputs.integers, inputs.largest, self.coefficients(inputs)), inputs.scale)
 
 
 class FrozenBatchNorm(nn.Module):
@@ -182,9 +189,13 @@ class FrozenAveragePool(nn.Module):
         self.quantizer = FrozenQuantizer(bits, signed)
 
     def forward(self, inputs: Codes) -> Codes:
-        area = inputs.integers.shape[2] * inputs.integers.shape[3]
-        sums = exact_sums(lambda integers: integers.sum((2, 3)), inputs.integers, inputs.largest)
+        area = self.coefficients(inputs)
+        sums = exact_sums(lambda integers: integers.sum((2, 3)), inputs.integers, inputs.largest, area)
         return self.quantizer(sums * (inputs.scale / area))
+
+    def coefficients(self, inputs: Codes) -> int:
+        """How many positions are summed, each once."""
+        return inputs.integers.shape[2] * inputs.integers.shape[3]
 
 
 class FrozenMaxPool(nn.Module):
@@ -261,7 +272,7 @@ def check_exact(network: nn.Module, input_shape: Sequence[int]) -> None:
 
     def check(name: str):
         def hook(layer: FrozenWeights | FrozenAveragePool, inputs: tuple[Codes]) -> None:
-            largest = _weight(layer, inputs[0]) * largest_digit(inputs[0].largest)
+            largest = largest_sum(inputs[0].largest, layer.coefficients(inputs[0]))
             if largest >= EXACT_LIMIT:
                 raise ValueError(f"layer {name}: a sum can reach {largest}, and float32 is exact below {EXACT_LIMIT}")
 
@@ -277,10 +288,3 @@ def check_exact(network: nn.Module, input_shape: Sequence[int]) -> None:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _weight(layer: FrozenWeights | FrozenAveragePool, codes: Codes) -> int:
-    """The sum of magnitudes of what the layer multiplies the codes of one sum with."""
-    if isinstance(layer, FrozenAveragePool):
-        return codes.integers[0, 0].numel()
-    return int(layer.weight.long().abs().flatten(1).sum(1).max())

@@ -70,9 +70,9 @@ def test_a_ratio_of_nothing_to_nothing_is_undecided():
 
 
 def test_the_note_says_what_the_number_is_over():
-    assert judged("c", "p", measured(0, 1), between=(0, 1)).note == "50 images"
+    assert judged("c", "p", measured(0, 1), between=(0, 1)).note == "50 samples"
     claim = judged("c", "p", measured(0, 1, runs=3), between=(0, 1), note="holds above 0")
-    assert claim.note == "50 images, 3 seeds; holds above 0"
+    assert claim.note == "50 samples, 3 seeds; holds above 0"
 
 
 def test_an_answer_is_one_of_three():
@@ -88,8 +88,8 @@ def test_claims_as_csv():
     ]
     assert csv_text(claims_table(claims)) == (
         "claim,paper,ours,ci_low,ci_high,holds,note\n"
-        '"a, b",85,1,0.5,1.5,yes,50 images\n'
+        '"a, b",85,1,0.5,1.5,yes,50 samples\n'
         "c,increases,,,,undecided,not run\n"
-        "d,,2,1,inf,undecided,50 images\n"
+        "d,,2,1,inf,undecided,50 samples\n"
     )
     assert csv_text(claims_table([])) == "claim,paper,ours,ci_low,ci_high,holds,note\n"

@@ -100,7 +100,7 @@ def test_distances_of_minimal_norm_attacks():
     found = claims(evidence(frames))
     doubled = one(found, "distance to", "int8 to fp32, ddn (l2)")
     assert (doubled.paper, doubled.ours, doubled.holds) == ("increases", 2, "yes")
-    assert doubled.note.startswith("175 images")  # that both get right when clean
+    assert doubled.note.startswith("175 samples")  # that both get right when clean
     same = one(found, "distance to", "int16x8 to fp32, ddn (l2)")
     assert same.holds == "undecided" and same.ci_low < 1 < same.ci_high
     assert one(found, "distance to", "int16x8 to fp32, jsma (l0)").holds == "no"
@@ -192,9 +192,9 @@ def test_several_seeds_are_resampled_by_images():
     frames = [clean(scheme, gradient_norm=norms[scheme], seed=seed) for scheme in norms for seed in (0, 1)]
     frames += [attacked("fp32", "none", 66, epsilon=0.001, seed=seed) for seed in (0, 1)]
     found = claims(evidence(frames))
-    assert one(found, "explode or vanish, int8").note.startswith("200 images, 2 seeds; ")
+    assert one(found, "explode or vanish, int8").note.startswith("200 samples, 2 seeds; ")
     curve = one(found, "network, fp32, epsilon 0.001:")
-    assert curve.note.startswith("200 images, 2 seeds; ") and curve.ours == pytest.approx(66)
+    assert curve.note.startswith("200 samples, 2 seeds; ") and curve.ours == pytest.approx(66)
 
 
 def diagnosed(**others):
@@ -224,7 +224,7 @@ def test_diagnosed_distances_are_of_images_that_both_networks_get_right():
         rows.loc[mine, "value"] = np.where(rows.loc[mine, "sample"].isin(wrong), 0.0, distance)
     claim = one(claims(evidence(undefended(), rows)), "distance to", "int8 to fp32, l2 of the diagnostics")
     assert (claim.ours, claim.holds) == (pytest.approx(2), "yes")
-    assert claim.note.startswith("110 images; ")
+    assert claim.note.startswith("110 samples; ")
 
 
 def test_which_part_of_quantization_makes_steps_of_the_curve():

@@ -5,7 +5,7 @@ from math import inf
 import pandas as pd
 import pytest
 
-from stages.claims.early_growth import FEW, SUBJECTS, claims
+from stages.claims.early_growth import FEW, IMAGENET, MANY, claims
 from stages.claims.evidence import Evidence
 from stages.metrics.results import results
 from tests.claims.made_up_scores import SUBJECT, attacked, clean
@@ -32,10 +32,10 @@ def search(scheme, needed, attack="bit_flip_weights", **more):
     return rows
 
 
-def judge(rows=(), bytes_of=None):
+def judge(rows=(), bytes_of=None, more=()):
     frames = [clean(scheme, percent=percent) for scheme, percent in CLEAN.items()]
     frames += [attacked(scheme, "none", percent) for scheme, percent in {"int8": 20, "early_growth": 30}.items()]
-    scores = pd.concat(frames, ignore_index=True)
+    scores = pd.concat([*frames, *more], ignore_index=True)
     table = results(scores, {})
     variants = footprints(table).assign(weight_bytes=table["scheme"].map(bytes_of or {}))
     faults = pd.DataFrame(rows) if rows else None
@@ -43,7 +43,7 @@ def judge(rows=(), bytes_of=None):
 
 
 def one(found, *words):
-    (claim,) = [claim for claim in found if all(word in claim.claim for word in ("resnet8: ", *words))]
+    (claim,) = [claim for claim in found if all(word in claim.claim for word in ("resnet8 on cifar10: ", *words))]
     return claim
 
 
@@ -131,10 +131,23 @@ def test_remedies_are_held_against_the_8_bit_network():
 
 def test_what_was_not_run_is_undecided_and_no_claim_is_left_out():
     found = judge()
-    for _, model in SUBJECTS:
-        mine = [claim for claim in found if claim.claim.startswith(f"{model}: ")]
-        assert len(mine) == len([claim for claim in found if claim.claim.startswith("resnet8: ")]) == 38
-    elsewhere = [claim for claim in found if not claim.claim.startswith("resnet8: ")]
-    assert {claim.holds for claim in elsewhere} == {"undecided"}
-    assert [claim.paper for claim in found if claim.claim.startswith("ImageNet")] == [4.3, 37.1]
+    mine = [claim for claim in found if claim.claim.startswith("resnet8 on cifar10: ")]
+    assert (len(mine), len(found)) == (38, 40)
+    assert [(claim.paper, claim.holds) for claim in found[38:]] == [(4.3, "undecided"), (37.1, "undecided")]
     assert "was not run on early_growth · none" in ratio(found, "early_growth", "int8").note
+
+
+def test_every_model_of_a_study_is_judged_and_resnet18_held_against_the_papers_numbers():
+    on_imagenet = {"dataset": "imagenet", "model": "resnet18"}
+    rows = [
+        row | on_imagenet
+        for scheme, left in (("binary", 60), ("early_growth", 250))
+        for number in range(4)
+        for row in draw(scheme, "bit_flip_weights", {MANY: left}, number)
+    ]
+    found = judge(rows, more=[clean("early_growth", percent=60).assign(**on_imagenet)])
+    assert sum(claim.claim.startswith("resnet18 on imagenet: ") for claim in found) == 38 + 2
+    plain, grown = found[-2:]
+    assert (plain.ours, plain.holds, plain.paper) == (pytest.approx(6), "yes", IMAGENET["binary", "none"])
+    assert (grown.ours, grown.holds) == (pytest.approx(25), "no")
+    assert one(found, "growth raises clean accuracy").ours == 10  # of the other model alone

@@ -140,7 +140,7 @@ def test_errors_that_are_rejected_are_those_that_an_attacker_made(found):
         for defense, name in (("shield", "replay"), ("shield", "pgd_eot"), ("shield", "pgd_evading"))
     }
     # Of 80 % that are right when clean; clean mistakes, the last errors, are none of the attacker's.
-    assert shares["shield", "replay"].ours == 100 and shares["shield", "replay"].note.startswith("60 images")
+    assert shares["shield", "replay"].ours == 100 and shares["shield", "replay"].note.startswith("60 samples")
     assert shares["shield", "pgd_eot"].ours == pytest.approx(100 * 129 / 132)
     assert [claim.holds for claim in shares.values()] == ["yes", "yes", "no"]
     filtered = one(found, "int8", "under replay: share that shield__filter rejects")

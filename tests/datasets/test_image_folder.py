@@ -10,7 +10,7 @@ from PIL import Image
 
 from stages import prepare
 from stages.artifacts.datasets import load_dataset
-from stages.datasets import coffee_beans
+from stages.datasets import coffee_beans, imagenet
 from stages.datasets.arrays import SourceError, digests
 from stages.datasets.describe import describe, mean_and_std, shape_of
 from stages.datasets.image_folder import read_folder, read_mirror
@@ -154,6 +154,22 @@ def test_coffee_beans(tmp_path, monkeypatch):
     assert splits["test"].labels.tolist() == [0, 1, 2, 3]
     with pytest.raises(SourceError, match=r"^coffee_beans: cannot be downloaded"):
         coffee_beans.load()
+
+
+def test_imagenet_has_any_number_of_images(tmp_path, monkeypatch, capsys):
+    assert len(set(imagenet.CLASSES)) == 1000
+    monkeypatch.setattr(imagenet, "CLASSES", imagenet.CLASSES[:2])
+    for split, counts in (("train", (2, 1)), ("test", (1, 1))):
+        for name, count in zip(imagenet.CLASSES, counts, strict=True):
+            folder = tmp_path / "imagenet" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (224, 224), (number, 0, 0)).save(folder / f"{name}_{number}.png")
+    splits = imagenet.load(tmp_path)
+    assert (splits["train"].labels.tolist(), splits["test"].labels.tolist()) == ([0, 0, 1], [0, 1])
+    assert "nothing proves that these are the images meant" in capsys.readouterr().err
+    with pytest.raises(SourceError, match=r"^imagenet: cannot be downloaded"):
+        imagenet.load()
 
 
 def module_of(folder, tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stages.models import coffee_cnn, dscnn, mobilenetv1_025, resnet8, resnet20, tiny_cnn, vgg_small
+from stages.models import coffee_cnn, dscnn, mobilenetv1_025, resnet8, resnet18, resnet20, tiny_cnn, vgg_small
 from stages.models.footprint import footprint
 from stages.models.layers import FloatLayers
 from stages.quantization.formats import Format
@@ -41,6 +41,14 @@ def test_resnet20_has_the_papers_layers_and_two_projections():
     assert len(convolutions) + 1 - 2 == 20
 
 
+def test_resnet18_has_the_published_operations_and_biases_for_batch_norms_of_shortcuts():
+    shape = (3, 224, 224)
+    cost = footprint(build(resnet18, shape, 1000), shape)
+    inner, shortcuts = 64 + 4 * (64 + 128 + 256 + 512), 128 + 256 + 512
+    assert cost.parameters == 11_689_512 + inner + shortcuts - 2 * shortcuts == 11_692_520
+    assert cost.macs == 1_814_073_344
+
+
 def test_the_small_vgg_has_pairs_of_convolutions_and_no_residual_sums():
     cost = footprint(build(vgg_small), COLOUR)
     weights = sum(9 * read * made for read, made in [(3, 16), (16, 16), (16, 32), (32, 32), (32, 64), (64, 64)])
@@ -75,7 +83,7 @@ def test_the_keyword_spotter_has_the_published_parameters_and_operations(shape):
     assert footprint(network, shape, Format(8, 8)).peak_activation_bytes == 2 * 64 * 25 * 5
 
 
-@pytest.mark.parametrize("model", [mobilenetv1_025, coffee_cnn, resnet8, resnet20, tiny_cnn, vgg_small])
+@pytest.mark.parametrize("model", [mobilenetv1_025, coffee_cnn, resnet8, resnet18, resnet20, tiny_cnn, vgg_small])
 def test_every_network_fits_images_of_its_least_size_and_of_any_shape_above(model):
     height, width = model.MIN_SIZE
     for shape in [(3, height, width), (1, height + 13, width + 1)]:

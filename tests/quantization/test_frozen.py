@@ -189,16 +189,16 @@ def test_a_sum_that_float32_cannot_hold_is_refused_by_layer():
             super().__init__()
             layers = FrozenLayers(MEAN, STD, Format(8, 8))
             self.input = layers.input()
-            self.wide = layers.convolution(1, 2, 40, padding=20)
+            self.wide = layers.convolution(1, 2, 112, padding=56)
 
         def forward(self, inputs):
             return self.wide(self.input(inputs))
 
     network = Wide()
-    network.wide.weight.fill_(127)  # 40 * 40 * 127 * 182 = 36,982,400
-    with pytest.raises(ValueError, match="layer wide: a sum can reach 36982400"):
+    network.wide.weight.fill_(127)  # codes of 182 in two digits of 11 and 8 at most: 112 * 112 * 127 * 11 = 17,523,968
+    with pytest.raises(ValueError, match="layer wide: a sum can reach 17523968"):
         check_exact(network, SHAPE)
-    network.wide.weight.fill_(57)  # 40 * 40 * 57 * 182 = 16,598,400 < 2^24
+    network.wide.weight.fill_(121)  # 112 * 112 * 121 * 11 = 16,696,064 < 2^24
     check_exact(network, SHAPE)
 
 
