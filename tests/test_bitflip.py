@@ -167,24 +167,33 @@ def test_sign_flips_end_with_the_flip_that_makes_the_network_guess():
 
 
 class Wide(torch.nn.Module):
-    """One layer with 640 inputs: with the largest codes of 8 bits, float32 does not hold their sums."""
+    """One layer: with the largest weights float32 does not hold the sums of 640 8-bit codes, but those of digits."""
 
-    def __init__(self):
+    def __init__(self, features):
         super().__init__()
         layers = FrozenLayers((0.0,) * 10, 0.5, Format(8, 8))
         self.input, self.flatten = layers.input(), layers.flatten()
-        self.classifier = layers.linear(640, CLASSES)
+        self.classifier = layers.linear(features, CLASSES)
 
     def forward(self, inputs):
         return self.classifier(self.flatten(self.input(inputs)))
 
 
-def test_sums_that_flips_make_inexact_are_refused():
-    network = Wide().eval()
-    inputs = torch.rand(8, 10, 8, 8)
+def judge_of_largest_weights(side):
+    network = Wide(10 * side**2).eval()
+    inputs = torch.rand(8, 10, side, side)
     judged = bitflip.Judge(network, bitflip.Images(inputs, torch.zeros(8)), CLASSES, inputs.shape[1:])
     judged.predictions()
     memory = Memory(network, "weights")
     memory.flip(range(7, memory.size, 8))
-    with pytest.raises(ValueError, match="a sum can reach"):
+    return judged
+
+
+def test_flips_may_make_sums_larger_than_float32_holds():
+    assert len(judge_of_largest_weights(8).predictions()) == 8
+
+
+def test_sums_that_flips_make_inexact_are_refused():
+    judged = judge_of_largest_weights(29)
+    with pytest.raises(ValueError, match="a sum can reach 17223680"):
         judged.predictions()
