@@ -8,7 +8,7 @@ classes: 11,692,520 trainable parameters and 1,814.07 M multiply-accumulates.
 
 from torch import Tensor, nn
 
-from stages.models.resnet8 import Block
+from stages.models.resnet20 import stage
 
 MIN_SIZE = (32, 32)  # height and width, halved five times
 BLOCKS = 2  # of each width
@@ -22,10 +22,10 @@ class ResNet18(nn.Module):
         self.norm = layers.batch_norm(64)
         self.activation = layers.activation()
         self.first_pool = layers.max_pool(2)
-        self.stage1 = _stage(layers, 64, 64, stride=1)
-        self.stage2 = _stage(layers, 64, 128, stride=2)
-        self.stage3 = _stage(layers, 128, 256, stride=2)
-        self.stage4 = _stage(layers, 256, 512, stride=2)
+        self.stage1 = stage(layers, 64, 64, stride=1, blocks=BLOCKS)
+        self.stage2 = stage(layers, 64, 128, stride=2, blocks=BLOCKS)
+        self.stage3 = stage(layers, 128, 256, stride=2, blocks=BLOCKS)
+        self.stage4 = stage(layers, 256, 512, stride=2, blocks=BLOCKS)
         self.pool = layers.average_pool()
         self.classifier = layers.linear(512, num_classes, edge=True)
 
@@ -35,11 +35,6 @@ class ResNet18(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.classifier(self.features(inputs))
-
-
-def _stage(layers, channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
-    first = Block(layers, channels_in, channels_out, stride)
-    return nn.Sequential(first, *(Block(layers, channels_out, channels_out, 1) for _ in range(BLOCKS - 1)))
 
 
 def network(layers, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:

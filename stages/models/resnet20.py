@@ -20,9 +20,9 @@ class ResNet20(nn.Module):
         self.convolution = layers.convolution(input_shape[0], 16, 3, padding=1, edge=True)
         self.norm = layers.batch_norm(16)
         self.activation = layers.activation()
-        self.stage1 = _stage(layers, 16, 16, stride=1)
-        self.stage2 = _stage(layers, 16, 32, stride=2)
-        self.stage3 = _stage(layers, 32, 64, stride=2)
+        self.stage1 = stage(layers, 16, 16, stride=1, blocks=BLOCKS)
+        self.stage2 = stage(layers, 16, 32, stride=2, blocks=BLOCKS)
+        self.stage3 = stage(layers, 32, 64, stride=2, blocks=BLOCKS)
         self.pool = layers.average_pool()
         self.classifier = layers.linear(64, num_classes, edge=True)
 
@@ -34,9 +34,10 @@ class ResNet20(nn.Module):
         return self.classifier(self.features(inputs))
 
 
-def _stage(layers, channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
+def stage(layers, channels_in: int, channels_out: int, stride: int, blocks: int) -> nn.Sequential:
+    """Blocks of one width, the first of which has the stride."""
     first = Block(layers, channels_in, channels_out, stride)
-    return nn.Sequential(first, *(Block(layers, channels_out, channels_out, 1) for _ in range(BLOCKS - 1)))
+    return nn.Sequential(first, *(Block(layers, channels_out, channels_out, 1) for _ in range(blocks - 1)))
 
 
 def network(layers, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
