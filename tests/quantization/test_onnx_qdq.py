@@ -23,6 +23,7 @@ SHAPES = {
     "dscnn": (3, 20, 10),
     "coffee_cnn": (3, 140, 140),
     "vgg_small": (3, 16, 16),
+    "resnet18": (3, 32, 32),
 }
 FORMATS = {
     "int8": Format(8, 8),
