@@ -22,6 +22,7 @@ from stages.norms import strength
 
 ZERO_GRADIENT_SHARE = 0.05
 COLLAPSED_ACCURACY = 0.01
+FAILED_SHARE = 0.5
 FOUND_SHARE = 0.95
 
 ATTACK = [*VARIANT, "attack", "norm"]
@@ -37,6 +38,8 @@ MEANINGS = {
     "gradient attacks start blind.",
     "no_collapse": "An iterative gradient attack that may change every pixel at will leaves more than 1 % "
     "correct, so the attack is broken.",
+    "mostly_failed": "An attack by queries that may go to any distance leaves more than half of the correct samples "
+    "correct: its budget is too small, or a random network led it to errors that do not last.",
     "noise_beats_attack": "Random noise of the same size does significantly more harm than the attack.",
     "transfer_beats_white_box": "The same attack, crafted on another network, does significantly more harm than "
     "crafted on the network itself: its gradients mislead.",
@@ -70,6 +73,7 @@ def flags(
     raised = {
         "zero_gradient": zero_gradient(outcomes),
         "no_collapse": no_collapse(outcomes),
+        "mostly_failed": mostly_failed(outcomes),
         "noise_beats_attack": noise_beats_attack(outcomes),
         "transfer_beats_white_box": transfer_beats_white_box(outcomes),
         "black_box_beats_white_box": black_box_beats_white_box(outcomes),
@@ -120,6 +124,22 @@ def no_collapse(outcomes: Outcomes) -> set[Cell]:
         if cell.is_sanity_check and cell.threat in WITH_GRADIENTS and rows["correct"].mean() > COLLAPSED_ACCURACY
     }
     return {cell for cell in outcomes if cell.threat in WITH_GRADIENTS and _attack(cell) in standing and cell.epsilon}
+
+
+def mostly_failed(outcomes: Outcomes) -> set[Cell]:
+    """A black-box attack leaves more than half of the correctly classified samples correct where any input is allowed.
+
+    Carried by all rows of that attack on that network. Gentler than `no_collapse`, since few queries find few errors
+    without being misled; but what leaves most samples has measured no distance to a boundary.
+    """
+    failed = {
+        _attack(cell)
+        for cell, rows in outcomes.items()
+        if cell.is_sanity_check
+        and cell.threat == "black_box"
+        and rows["correct"].sum() > FAILED_SHARE * outcomes[cell.clean].loc[rows.index, "correct"].sum()
+    }
+    return _own_rows(outcomes, failed)
 
 
 def noise_beats_attack(outcomes: Outcomes) -> set[Cell]:
@@ -286,8 +306,8 @@ def inherited_by_worst_case(outcomes: Outcomes, flagged: dict[Cell, set[str]]) -
     attacks are signs of masked gradients, and then the worst case is too high even where others happened to fill part
     of the gap: noise, transfer and a single step do not search the ball, and queries search it so slowly that gradients
     which work would have found more. That one attack is weak is another matter, since others may make up
-    for it: `planted_missed` is inherited only where all of the strongest carry it, and `not_converged` not at all, as
-    it is judged for the worst case itself.
+    for it: `planted_missed` and `mostly_failed` are inherited only where all of the strongest carry them, and
+    `not_converged` not at all, as it is judged for the worst case itself.
     """
     iterative = _iterative(outcomes)
     inherited = {}
@@ -297,7 +317,8 @@ def inherited_by_worst_case(outcomes: Outcomes, flagged: dict[Cell, set[str]]) -
         relied_on = [cell for cell in white_box if _attack(cell) in iterative] or white_box or black_box
         found = [flagged.get(cell, set()) for cell in _strongest(outcomes, relied_on)]
         shared_by_all = set.intersection(*found) if found else set()
-        inherited[worst] = set().union(*found) - ({"planted_missed"} - shared_by_all) - {"not_converged"}
+        weak = {"planted_missed", "mostly_failed"} - shared_by_all
+        inherited[worst] = set().union(*found) - weak - {"not_converged"}
     return inherited
 
 

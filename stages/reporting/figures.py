@@ -451,7 +451,8 @@ def pareto(group: Group) -> alt.FacetChart | None:
         tooltip=[*_tooltips("variant", "flags"), alt.Tooltip("kilobytes:Q", title="Weights (kB)", format=".1f")],
     )
     front = base.mark_line(interpolate="step-after", strokeWidth=1.5, strokeDash=[4, 3], color=alt.ExprRef("soft"))
-    slanted = {"angle": 320, "align": "left"} if len(group.schemes) > 5 else {}
+    crowded = len(group.schemes) > 5 or max(map(len, group.schemes)) > 15
+    slanted = {"angle": 320, "align": "left"} if crowded else {}
     # The position is the first line's, and the last one stands on the panel.
     first_line = f"-3 - {NAME_LINE} * (length(split(datum.names, '\\n')) - 1)"
     lines = {"baseline": "bottom", "fontSize": 11, "lineHeight": NAME_LINE, "lineBreak": "\n"}

@@ -12,6 +12,7 @@ from stages.metrics.flags import (
     black_box_beats_white_box,
     flags,
     inherited_by_worst_case,
+    mostly_failed,
     no_collapse,
     noise_beats_attack,
     non_monotone,
@@ -105,6 +106,23 @@ def test_no_collapse_stays_with_its_network_and_knows_what_a_full_budget_is():
     at_any_distance, near = cell(norm="l2", epsilon=np.inf), cell(norm="l2", epsilon=0.5)
     assert no_collapse({at_any_distance: rows(3), near: rows(90)}) == {at_any_distance, near}
     assert no_collapse({cell("transfer", norm="l2", epsilon=np.inf): rows(50), near: rows(90)}) == set()
+
+
+@pytest.mark.parametrize(("left", "fires"), [(90, False), (91, True)])
+def test_mostly_failed_above_half_of_the_samples_that_were_correct(left, fires):
+    near, at_any_distance = (cell("black_box", "boundary", epsilon, norm="l2") for epsilon in (0.5, np.inf))
+    own = {near, at_any_distance, near.worst_case}
+    others = {PGD: rows(180), PGD_SANITY: rows(180), cell("transfer", "boundary", np.inf, norm="l2"): rows(180)}
+    attacked = {CLEAN: rows(180), near: rows(170), at_any_distance: rows(left, total=190)}
+    assert mostly_failed(attacked | others) == ({near, at_any_distance} if fires else set())
+    found = all_flags({near: rows(170), at_any_distance: rows(left)}, clean=gradient_norms(0))
+    assert {cell for cell, names in found.items() if "mostly_failed" in names} == (own if fires else set())
+
+
+def test_a_failed_search_by_queries_harms_no_worst_case_with_a_sound_one():
+    boundary, square = cell("black_box", "boundary"), SQUARE
+    found = inherited_by_worst_case({boundary: rows(12), square: rows(10)}, {boundary: {"mostly_failed"}})
+    assert found == {square.worst_case: set()}
 
 
 @pytest.mark.parametrize(("difference", "fires"), [(INSIGNIFICANT, False), (SIGNIFICANT, True)])
@@ -404,6 +422,7 @@ def test_every_flag_has_a_meaning():
     attacked = {PGD: rows(150), PGD_SANITY: rows(160), NOISE: rows(120), FGSM: rows(90), TRANSFER: rows(80)}
     attacked = attacked | {SQUARE: rows(70), cell(attack="fgsm", epsilon=4 / 255): rows(90, stochastic=True)}
     attacked = attacked | {cell(epsilon=1 / 255): rows(100), CLEAN: gradient_norms(100)}
+    attacked = attacked | {SQUARE._replace(epsilon=1.0): rows(150)}
     attacked = attacked | {cell("noise", "noise", epsilon=2 / 255): rows(150)}
     probes = pd.concat([probed(PGD, "planted", [True] * 64), probed(PGD, "doubled", [False] * 100)])
     raised = flags(attacked | worst_case(attacked), {"data": {"net": 1.0}}, probes)
