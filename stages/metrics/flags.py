@@ -30,6 +30,8 @@ ATTACK = [*VARIANT, "attack", "norm"]
 # Threats whose attacker has the attacked network's gradients, and those whose attacker optimises on that network.
 WITH_GRADIENTS = ("white_box", "adaptive")
 OPTIMISED_ON_TARGET = (*WITH_GRADIENTS, "black_box")
+# Flags that say of an attack that it is weak and nothing of the network that it attacks.
+OF_ONE_ATTACK = {"planted_missed", "mostly_failed", "random_needs_eot"}
 BASELINE_SCHEMES = ("fp32", "int8")
 
 # One sentence each for readers of the report.
@@ -306,8 +308,8 @@ def inherited_by_worst_case(outcomes: Outcomes, flagged: dict[Cell, set[str]]) -
     attacks are signs of masked gradients, and then the worst case is too high even where others happened to fill part
     of the gap: noise, transfer and a single step do not search the ball, and queries search it so slowly that gradients
     which work would have found more. That one attack is weak is another matter, since others may make up
-    for it: `planted_missed` and `mostly_failed` are inherited only where all of the strongest carry them, and
-    `not_converged` not at all, as it is judged for the worst case itself.
+    for it: the flags in `OF_ONE_ATTACK` are inherited only where all of the strongest carry them, and `not_converged`
+    not at all, as it is judged for the worst case itself.
     """
     iterative = _iterative(outcomes)
     inherited = {}
@@ -317,8 +319,7 @@ def inherited_by_worst_case(outcomes: Outcomes, flagged: dict[Cell, set[str]]) -
         relied_on = [cell for cell in white_box if _attack(cell) in iterative] or white_box or black_box
         found = [flagged.get(cell, set()) for cell in _strongest(outcomes, relied_on)]
         shared_by_all = set.intersection(*found) if found else set()
-        weak = {"planted_missed", "mostly_failed"} - shared_by_all
-        inherited[worst] = set().union(*found) - weak - {"not_converged"}
+        inherited[worst] = set().union(*found) - (OF_ONE_ATTACK - shared_by_all) - {"not_converged"}
     return inherited
 
 

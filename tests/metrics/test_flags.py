@@ -119,6 +119,15 @@ def test_mostly_failed_above_half_of_the_samples_that_were_correct(left, fires):
     assert {cell for cell, names in found.items() if "mostly_failed" in names} == (own if fires else set())
 
 
+def test_gradients_of_single_draws_harm_no_worst_case_with_averaged_ones():
+    single = {PGD: rows(15, stochastic=True), PGD_SANITY: rows(0, stochastic=True)}
+    cells = {cell("adaptive", "pgd_eot"): 10, cell("adaptive", "pgd_eot", epsilon=1.0): 0}
+    averaged = {cell: rows(correct, eot_samples=2, stochastic=True) for cell, correct in cells.items()}
+    assert all_flags(single)[PGD.worst_case] == {"random_needs_eot"}
+    found = all_flags(single | averaged)
+    assert found[PGD] == {"random_needs_eot"} and PGD.worst_case not in found
+
+
 def test_a_failed_search_by_queries_harms_no_worst_case_with_a_sound_one():
     boundary, square = cell("black_box", "boundary"), SQUARE
     found = inherited_by_worst_case({boundary: rows(12), square: rows(10)}, {boundary: {"mostly_failed"}})
