@@ -2,8 +2,8 @@
 
 NETWORK is an undefended float network of a study without its suffix, such as
 studies/jacobian/data/trained/cifar10-resnet8-fp32-none-s0. It is trained on for a few epochs on some of the training
-images with each weight of the penalty, and printed is a Markdown table of its accuracy on validation images, clean and
-under PGD. No test image is seen.
+images or clips, these without augmentation, with each weight of the penalty, and printed is a Markdown table of its
+accuracy on the validation split, clean and under PGD. No test sample is seen.
 """
 
 import argparse
@@ -22,12 +22,13 @@ from stages.attacks import pgd
 from stages.attacks.attacked import Attacked
 from stages.classifier import Classifier
 from stages.datasets.arrays import Dataset, evaluation_samples
+from stages.datasets.levels import is_sound, levels_of
 from stages.datasets.tensors import as_input
 from stages.train import samples
 from stages.training.checkpoint import Checkpoint
 from stages.training.loop import Samples, Schedule, accuracy, train
 
-EPSILONS = tuple(levels / 255 for levels in (1, 2, 4))
+BUDGETS = (1, 2, 4)  # in levels of the inputs
 PGD_STEPS = 20
 SCHEDULE = Schedule(
     epochs=3,
@@ -46,8 +47,8 @@ def main() -> None:
     parser.add_argument("defense", help="one that has a weight, such as jacobian")
     parser.add_argument("weights", type=float, nargs="+")
     parser.add_argument("--learning-rate", type=float, default=SCHEDULE.learning_rate, help="at the start")
-    parser.add_argument("--images", type=int, default=10_000, help="training images")
-    parser.add_argument("--attacked", type=int, default=200, help="validation images under attack")
+    parser.add_argument("--images", type=int, default=10_000, help="training samples")
+    parser.add_argument("--attacked", type=int, default=200, help="validation samples under attack")
     options = parser.parse_args()
     torch.set_num_threads(1)
     description = load_description(options.network)
@@ -58,8 +59,12 @@ def main() -> None:
     attacked = samples(dataset.val.take(evaluation_samples(dataset.val.labels, options.attacked)), cpu)
     loss = import_module(f"stages.defenses.{options.defense}").loss
 
-    print(f"| {options.defense}, weight | clean | " + " | ".join(f"PGD {epsilon:.4f}" for epsilon in EPSILONS) + " |")
-    print("|---" * (2 + len(EPSILONS)) + "|")
+    schedule = replace(SCHEDULE, learning_rate=options.learning_rate)
+    if is_sound(dataset.input_shape):
+        schedule = replace(schedule, crop_padding=0, horizontal_flip=False)
+    budgets = (f"PGD {budget}/{levels_of(dataset.input_shape)}" for budget in BUDGETS)
+    print(f"| {options.defense}, weight | clean | {' | '.join(budgets)} |")
+    print("|---" * (2 + len(BUDGETS)) + "|", flush=True)
     for weight in (None, *options.weights):
         network, _ = load_float(options.network)
         if weight is not None:
@@ -69,7 +74,7 @@ def main() -> None:
                     partial(loss, weight=weight),
                     trained_on,
                     validation,
-                    replace(SCHEDULE, learning_rate=options.learning_rate),
+                    schedule,
                     seed=0,
                     dtype=torch.bfloat16,
                     checkpoint=Checkpoint(Path(folder, "checkpoint")),
@@ -81,11 +86,12 @@ def main() -> None:
 def under_attack(network: nn.Module, dataset: Dataset, attacked: Samples) -> list[float]:
     """The share of samples that PGD leaves right, at each epsilon."""
     classifier = Classifier(network, dataset.input_shape, len(dataset.classes))
+    epsilons = torch.tensor(BUDGETS, dtype=torch.float64) / levels_of(dataset.input_shape)
     result = pgd.attack(
         Attacked(classifier, digital=False, eot_samples=1),
         as_input(attacked.inputs),
         attacked.labels,
-        epsilons=torch.tensor(EPSILONS, dtype=torch.float64),
+        epsilons=epsilons,
         generator=torch.Generator().manual_seed(0),
         steps=PGD_STEPS,
     )

@@ -4,26 +4,31 @@ import altair as alt
 import pandas as pd
 
 from stages.metrics.results import at_epsilon
-from stages.reporting.figures import COLOURS, Group
+from stages.reporting.figures import COLOURS, Group, variant_label
 
 ROW = 20  # pixels
+LETTER = 8  # pixels, of a wide one
 WIDTH = 260
+CLEAN, WORST_CASE = "clean", "worst case"
+UNDEFENDED = "none"
 THREATS = ["clean", "noise", "transfer", "black_box", "white_box", "adaptive", "worst_case"]
 
 
 def attackers(group: Group) -> alt.FacetChart | None:
     """Accuracy at the headline epsilon by attacker, clean first and the worst case last: a panel a variant.
 
-    Of an attack that was crafted on several other networks the strongest; flagged bars are pale.
+    Of an attack that was crafted on several other networks the strongest, and beside it the one on the undefended
+    network of the same number format, which who knows of no defense would replay. Flagged bars are pale.
     """
     bars = bars_of(group)
     if bars.empty:
         return None
     colours = {threat: COLOURS[place] for place, threat in enumerate(THREATS)}
     present = [threat for threat in THREATS if threat in set(bars["threat"])]
-    order = bars.groupby("attacker")["percent"].mean().sort_values(ascending=False, kind="stable").index
+    order = order_of(bars)
     base = alt.Chart().encode(
-        y=alt.Y("attacker:N", title=None, sort=list(order)),
+        # The longest name has room in a font that is wider than the one that it is measured in.
+        y=alt.Y("attacker:N", title=None, sort=order, axis=alt.Axis(minExtent=LETTER * max(map(len, order)))),
         x=alt.X("percent:Q", title="Accuracy (%)", scale=alt.Scale(domain=[0, 100])),
         tooltip=[
             alt.Tooltip("attacker:N", title="Attacker"),
@@ -54,14 +59,17 @@ def bars_of(group: Group) -> pd.DataFrame:
     if at_headline.empty:
         return at_headline
     shown = pd.concat([group.clean(), at_headline]).sort_values("accuracy", kind="stable")
+    unaware = shown[shown["surrogate"] == shown["scheme"].map(lambda scheme: variant_label(scheme, UNDEFENDED))]
     shown = shown.drop_duplicates(["variant", "threat", "attack"])
-    replayed = shown["threat"] == "transfer"
-    names = shown["attack"].where(~replayed, shown["attack"] + ", replayed")
-    names = names.where(shown["threat"] != "worst_case", "worst case")
+    names = shown["attack"].where(shown["threat"] != "transfer", shown["attack"] + ", replayed")
+    names = names.mask(shown["threat"] == CLEAN, CLEAN).mask(shown["threat"] == "worst_case", WORST_CASE)
+    shown = pd.concat(
+        [shown.assign(attacker=names), unaware.assign(attacker=unaware["attack"] + f", replayed from {UNDEFENDED}")]
+    )
     return pd.DataFrame(
         {
             "variant": shown["variant"],
-            "attacker": names,
+            "attacker": shown["attacker"],
             "threat": shown["threat"],
             "told": shown["threat"].str.replace("_", " "),
             **{bound: shown[bound].round(3) for bound in ("percent", "low", "high")},
@@ -70,6 +78,18 @@ def bars_of(group: Group) -> pd.DataFrame:
             "flags": shown["flags"].str.replace(";", ", ").replace("", "none"),
         }
     ).reset_index(drop=True)
+
+
+def order_of(bars: pd.DataFrame) -> list[str]:
+    """Attackers from the weakest to the strongest, between the clean images and the worst case.
+
+    By their mean rank on a variant, as a share of its attackers, since not all attack the same variants.
+    """
+    between = bars[~bars["attacker"].isin([CLEAN, WORST_CASE])]
+    ranks = between.groupby("variant")["percent"].rank(ascending=False, pct=True)
+    order = ranks.groupby(between["attacker"]).mean().sort_values(kind="stable").index
+    present = set(bars["attacker"])
+    return [name for name in (CLEAN, *order, WORST_CASE) if name in present]
 
 
 FIGURES = {"attackers": attackers}

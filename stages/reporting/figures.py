@@ -233,8 +233,9 @@ def heatmap(group: Group) -> alt.FacetChart | None:
         counts.transform_filter("isValid(datum.count)"),
         data=_data(cells, "panel", "scheme", "defense", "count"),
     )
+    # As wide a gap as titles need above few columns, in a font that is wider than the one that they are measured in.
     return layers.properties(width=alt.Step(width), height=alt.Step(height)).facet(
-        facet=_panels([worst_case, CLEAN]), columns=2
+        facet=_panels([worst_case, CLEAN]), columns=2, spacing={"column": 50}
     )
 
 
@@ -579,7 +580,8 @@ def configuration(theme: str) -> dict:
         | {"gridColor": colours["grid"], "domainColor": colours["soft"], "tickColor": colours["soft"]}
         | {"titleFontWeight": 500, "titlePadding": 8, "labelLimit": 200},
         "legend": text
-        | {"orient": "bottom", "titleFontWeight": 500, "symbolSize": 80, "symbolOpacity": 1, "columns": 4},
+        | {"orient": "bottom", "titleFontWeight": 500, "symbolSize": 80, "symbolOpacity": 1, "columns": 4}
+        | {"columnPadding": 30, "labelLimit": 280},
         "header": text
         | {"labelFontSize": 13, "labelFontWeight": 600, "labelColor": colours["ink"], "labelPadding": 12},
         "title": {"color": colours["ink"], "anchor": "start", "fontSize": 15, "fontWeight": 600, "offset": 12},

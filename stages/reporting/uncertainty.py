@@ -70,14 +70,15 @@ def rejection(group: Uncertain) -> alt.FacetChart:
     """Accuracy of what is accepted against the share that is rejected: a panel a variant, a colour an attack."""
     colours = [COLOURS[place % len(COLOURS)] for place in range(len(group.series))]
     dashes = [SOLID if place < len(COLOURS) else DASHED for place in range(len(group.series))]
+    legend = {"title": "Attack", "legend": alt.Legend(columns=3)}
     chart = (
         alt.Chart(alt.Data(values=group.curves.to_dict("records")))
         .mark_line(strokeWidth=2)
         .encode(
             x=alt.X("rejected:Q", title="Rejected, the most uncertain (%)", scale=alt.Scale(domain=[0, 90])),
             y=alt.Y("percent:Q", title="Accuracy of the rest (%)", scale=alt.Scale(domain=[0, 100])),
-            color=alt.Color("series:N", title="Attack", scale=alt.Scale(domain=group.series, range=colours)),
-            strokeDash=alt.StrokeDash("series:N", title="Attack", scale=alt.Scale(domain=group.series, range=dashes)),
+            color=alt.Color("series:N", scale=alt.Scale(domain=group.series, range=colours), **legend),
+            strokeDash=alt.StrokeDash("series:N", scale=alt.Scale(domain=group.series, range=dashes), **legend),
             tooltip=[
                 alt.Tooltip("panel:N", title="Variant"),
                 alt.Tooltip("series:N", title="Attack"),

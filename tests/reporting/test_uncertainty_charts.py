@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages.reporting.attackers import bars_of
+from stages.reporting.attackers import bars_of, order_of
 from stages.reporting.attackers import description as attackers_description
 from stages.reporting.figures import COLOURS, Group
 from stages.reporting.uncertainty import description, rejection, uncertain
@@ -60,20 +60,34 @@ def test_bars_are_of_each_attacker_and_of_the_strongest_surrogate():
     cells = [
         ("clean", "clean", "", 0.0, 0.9, ""),
         ("noise", "noise", "", 0.1, 0.8, ""),
-        ("transfer", "pgd", "a", 0.1, 0.7, ""),
+        ("transfer", "pgd", "int8 · none", 0.1, 0.7, ""),
+        ("transfer", "pgd", "w4a4 · none", 0.1, 0.65, ""),
         ("transfer", "pgd", "b", 0.1, 0.6, ""),
         ("adaptive", "pgd", "", 0.1, 0.2, "random_needs_eot;zero_gradient"),
         ("adaptive", "pgd", "", 0.2, 0.1, ""),
         ("worst_case", "all", "", 0.1, 0.2, ""),
     ]
     rows = pd.DataFrame(cells, columns=["threat", "attack", "surrogate", "epsilon", "accuracy", "flags"])
-    rows = rows.assign(variant="int8 · shield", percent=100 * rows["accuracy"], low=0.0, high=1.0, eot_samples=1.0)
+    rows = rows.assign(variant="int8 · shield", scheme="int8", low=0.0, high=1.0, eot_samples=1.0)
+    rows = rows.assign(percent=100 * rows["accuracy"])
     rows = rows.assign(flagged=rows["flags"] != "")
     group = Group(
         "title", "subject", "linf", 0.1, "epsilon 0.1", rows, pd.DataFrame(), pd.DataFrame(), ["int8"], ["shield"]
     )
     bars = bars_of(group).set_index("attacker")
     expected = {"clean": 90, "noise": 80, "pgd, replayed": 60, "pgd": 20, "worst case": 20}
+    expected |= {"pgd, replayed from none": 70}
     assert bars["percent"].to_dict() == pytest.approx(expected)
     assert bars.loc["pgd", "flags"] == "random_needs_eot, zero_gradient" and bars["flagged"].sum() == 1
     assert "epsilon 0.1" in attackers_description("attackers", group)
+
+
+def test_attackers_are_ordered_by_what_they_do_to_the_same_variant():
+    robust = {"clean": 80, "pgd": 70, "pgd_eot": 60, "worst case": 60, "pgd, replayed": 75}
+    weak = {"clean": 90, "pgd": 10, "worst case": 0, "pgd, replayed": 30}
+    bars = [
+        {"variant": variant, "attacker": attacker, "percent": percent}
+        for variant, left in (("int8 · pgd_at", robust), ("int8 · none", weak))
+        for attacker, percent in left.items()
+    ]
+    assert order_of(pd.DataFrame(bars)) == ["clean", "pgd, replayed", "pgd", "pgd_eot", "worst case"]
