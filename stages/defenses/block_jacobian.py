@@ -2,9 +2,9 @@
 
 Penalises how much a block's output moves with the block's input, for every block, so that a perturbation is not
 amplified on its way. A block is what lies between two activations, or a residual or depthwise-separable block as a
-whole: with its normalisation, activation and quantizers, since for a convolution alone this would be weight decay. The
-norms are estimated by random projections (Hutchinson 1990, doi 10.1080/03610919008812866; of Jacobians, Hoffman,
-Roberts & Yaida 2019, arXiv 1908.02729).
+whole: with its normalisation, activation and quantizers, since for a convolution alone this would be weight decay. Of
+sound, the first block begins with the features. The norms are estimated by random projections (Hutchinson 1990, doi
+10.1080/03610919008812866; of Jacobians, Hoffman, Roberts & Yaida 2019, arXiv 1908.02729).
 """
 
 from collections.abc import Callable, Iterator
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.classifier import evaluating
+from stages.defenses.layer_inputs import with_layer_inputs
 from stages.knobs import Count, NonNegative
 
 ACTIVATION = "activation"  # how activations are named in every model
@@ -35,14 +36,13 @@ def loss(
     weight: of each block, whose penalty is `weight / 2` times the squared Frobenius norm of its Jacobian divided by the
     number of its outputs: the mean squared norm of an output's gradient, which does not grow with the block's size.
     weights: of blocks by name, that of the module that the block ends with, in the place of `weight`; 0 leaves it out.
-    logits_weight: of the squared norm of the Jacobian of the logits with respect to the inputs, as in `jacobian`.
+    logits_weight: of the squared norm of the Jacobian of the logits with respect to the input, as in `jacobian`.
     projections: random directions that estimate each norm.
     Jacobians are those of the network in evaluation mode, as it is deployed: there, samples do not meet in batch norms.
     Raises ValueError if `weights` names no block of the network.
     """
     total = F.cross_entropy(network(inputs), labels)
-    inputs = inputs.detach().requires_grad_()
-    logits, ends = _evaluated(network, inputs)
+    logits, inputs, ends = _evaluated(network, inputs)
     if unknown := sorted(set(weights) - set(ends)):
         raise ValueError(f"weights of block_jacobian name {unknown[0]!r}, expected blocks among: {', '.join(ends)}")
     before = inputs
@@ -82,8 +82,8 @@ def mean_squared_gradient(outputs: Tensor, inputs: Tensor, generator: torch.Gene
     return total / (projections * outputs.numel())
 
 
-def _evaluated(network: nn.Module, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """The logits in evaluation mode, and what each block's end put out on the way."""
+def _evaluated(network: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """The logits in evaluation mode, what the first block took, and what each block's end put out on the way."""
     outputs: dict[str, Tensor] = {}
 
     def remember(name: str) -> Callable[..., None]:
@@ -97,7 +97,7 @@ def _evaluated(network: nn.Module, inputs: Tensor) -> tuple[Tensor, dict[str, Te
     handles += [norm.register_forward_hook(_scaled_and_shifted) for norm in norms]
     try:
         with evaluating(network):
-            return network(inputs), outputs
+            return *with_layer_inputs(network, inputs), outputs
     finally:
         for handle in handles:
             handle.remove()

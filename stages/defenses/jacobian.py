@@ -1,14 +1,15 @@
 """Jacobian regularization with random projections (Hoffman, Roberts & Yaida 2019, arXiv 1908.02729).
 
-Penalises the squared Frobenius norm of the Jacobian of the logits with respect to the input, so that small
-perturbations move the logits little. The norm is estimated by projecting the logits on random unit vectors (equations
-8 and 9 of the paper).
+Penalises the squared Frobenius norm of the Jacobian of the logits with respect to the input, of sound to its features,
+so that small perturbations move the logits little. The norm is estimated by projecting the logits on random unit
+vectors (equations 8 and 9 of the paper).
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stages.defenses.layer_inputs import with_layer_inputs
 from stages.knobs import Count, Positive
 
 
@@ -22,8 +23,7 @@ def loss(
     projections: Count = 1,
 ) -> Tensor:
     """Mean cross-entropy plus `weight / 2` times the estimated squared norm of the Jacobian, inputs in [0,1]."""
-    inputs = inputs.detach().requires_grad_()
-    logits = network(inputs)
+    logits, inputs = with_layer_inputs(network, inputs)
     squared_norm = sum(_projected_norm(logits, inputs, generator) for _ in range(projections)) / projections
     return F.cross_entropy(logits, labels) + weight / 2 * squared_norm
 
