@@ -57,6 +57,8 @@ MEANINGS = {
     "single samples of the same network.",
     "only_transferred": "No attack was run on the network itself at this budget: what is left is noise and examples "
     "crafted on other networks.",
+    "only_queried": "No attack that follows the gradients of the network was run on it at this budget: queries search "
+    "so slowly that gradients may find far more.",
     "non_monotone": "Accuracy is significantly higher than at a smaller epsilon, although every perturbation allowed "
     "there is allowed here.",
     "below_quality_target": "The undefended baseline misses the clean accuracy that the model is known to reach.",
@@ -82,6 +84,7 @@ def flags(
         "single_step_beats_iterative": single_step_beats_iterative(outcomes),
         "random_needs_eot": random_needs_eot(outcomes),
         "only_transferred": only_transferred(outcomes),
+        "only_queried": only_queried(outcomes),
         "non_monotone": non_monotone(outcomes),
         "below_quality_target": below_quality_target(outcomes, quality_targets),
     }
@@ -295,6 +298,16 @@ def only_transferred(outcomes: Outcomes) -> set[Cell]:
         worst
         for worst, group in members(outcomes).items()
         if worst.epsilon and not any(cell.threat in OPTIMISED_ON_TARGET for cell in group)
+    }
+
+
+def only_queried(outcomes: Outcomes) -> set[Cell]:
+    """Worst cases above epsilon 0 over black-box attacks, and none that follows the network's own gradients."""
+    threats = {worst: {cell.threat for cell in group} for worst, group in members(outcomes).items()}
+    return {
+        worst
+        for worst, found in threats.items()
+        if worst.epsilon and "black_box" in found and found.isdisjoint(WITH_GRADIENTS)
     }
 
 

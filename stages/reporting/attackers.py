@@ -62,7 +62,7 @@ def bars_of(group: Group) -> pd.DataFrame:
     unaware = shown[shown["surrogate"] == shown["scheme"].map(lambda scheme: variant_label(scheme, UNDEFENDED))]
     shown = shown.drop_duplicates(["variant", "threat", "attack"])
     names = shown["attack"].where(shown["threat"] != "transfer", shown["attack"] + ", replayed")
-    names = names.mask(shown["threat"] == CLEAN, CLEAN).mask(shown["threat"] == "worst_case", WORST_CASE)
+    names = names.mask(shown["threat"] == "worst_case", WORST_CASE)
     shown = pd.concat(
         [shown.assign(attacker=names), unaware.assign(attacker=unaware["attack"] + f", replayed from {UNDEFENDED}")]
     )

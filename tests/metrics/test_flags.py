@@ -17,6 +17,7 @@ from stages.metrics.flags import (
     noise_beats_attack,
     non_monotone,
     not_converged,
+    only_queried,
     only_transferred,
     planted_missed,
     random_needs_eot,
@@ -385,7 +386,7 @@ def test_worst_case_does_not_inherit_from_a_single_step_where_an_iterative_attac
 
 def test_worst_case_rests_on_queries_where_nothing_has_gradients():
     attacked = {SQUARE: rows(150), NOISE: rows(120)}
-    assert all_flags(attacked)[SQUARE.worst_case] == {"noise_beats_attack"}
+    assert all_flags(attacked)[SQUARE.worst_case] == {"noise_beats_attack", "only_queried"}
     assert SQUARE.worst_case not in all_flags(attacked | {PGD: rows(20), PGD_SANITY: rows(0)})
 
 
@@ -426,6 +427,19 @@ def test_a_worst_case_over_noise_and_replay_alone_says_so(members, fires):
     assert only_transferred(cells | smaller) == (set(worst) if fires else set())
 
 
+@pytest.mark.parametrize(
+    ("members", "fires"),
+    [((NOISE, SQUARE), True), ((SQUARE, FGSM), False), ((NOISE, TRANSFER), False), ((NOISE_AT_0,), False)],
+)
+def test_a_worst_case_over_queries_without_gradients_says_so(members, fires):
+    cells = {member: rows(100) for member in members}
+    worst = worst_case(cells)
+    assert only_queried(cells | worst) == (set(worst) if fires else set())
+    # A smaller budget at which gradients were followed says nothing of a larger one.
+    smaller = {cell(epsilon=1 / 255): rows(150)}
+    assert only_queried(cells | smaller) == (set(worst) if fires else set())
+
+
 def test_every_flag_has_a_meaning():
     assert all(callable(getattr(flags_module, flag)) for flag in MEANINGS)
     attacked = {PGD: rows(150), PGD_SANITY: rows(160), NOISE: rows(120), FGSM: rows(90), TRANSFER: rows(80)}
@@ -433,6 +447,7 @@ def test_every_flag_has_a_meaning():
     attacked = attacked | {cell(epsilon=1 / 255): rows(100), CLEAN: gradient_norms(100)}
     attacked = attacked | {SQUARE._replace(epsilon=1.0): rows(150)}
     attacked = attacked | {cell("noise", "noise", epsilon=2 / 255): rows(150)}
+    attacked = attacked | {SQUARE._replace(epsilon=5 / 255): rows(100)}
     probes = pd.concat([probed(PGD, "planted", [True] * 64), probed(PGD, "doubled", [False] * 100)])
     raised = flags(attacked | worst_case(attacked), {"data": {"net": 1.0}}, probes)
     assert set().union(*raised.values()) == set(MEANINGS)
