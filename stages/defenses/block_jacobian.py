@@ -7,7 +7,9 @@ sound, the first block begins with the features. The norms are estimated by rand
 10.1080/03610919008812866; of Jacobians, Hoffman, Roberts & Yaida 2019, arXiv 1908.02729).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,8 @@ from stages.defenses.layer_inputs import with_layer_inputs
 from stages.knobs import Count, NonNegative
 
 ACTIVATION = "activation"  # how activations are named in every model
+
+Variances = dict[nn.BatchNorm2d, Tensor]
 
 
 def loss(
@@ -39,10 +43,14 @@ def loss(
     logits_weight: of the squared norm of the Jacobian of the logits with respect to the input, as in `jacobian`.
     projections: random directions that estimate each norm.
     Jacobians are those of the network in evaluation mode, as it is deployed: there, samples do not meet in batch norms.
+    Yet running variances count as what they are made of, the variances of batches, which follow the weights: were they
+    constants, a convolution before a batch norm would lower its penalty by shrinking, which changes nothing but how
+    large a step is for it, until it loses all that it has learnt.
     Raises ValueError if `weights` names no block of the network.
     """
-    total = F.cross_entropy(network(inputs), labels)
-    logits, inputs, ends = _evaluated(network, inputs)
+    logits, variances = _in_training(network, inputs)
+    total = F.cross_entropy(logits, labels)
+    logits, inputs, ends = _evaluated(network, inputs, variances)
     if unknown := sorted(set(weights) - set(ends)):
         raise ValueError(f"weights of block_jacobian name {unknown[0]!r}, expected blocks among: {', '.join(ends)}")
     before = inputs
@@ -82,33 +90,56 @@ def mean_squared_gradient(outputs: Tensor, inputs: Tensor, generator: torch.Gene
     return total / (projections * outputs.numel())
 
 
-def _evaluated(network: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+def _in_training(network: nn.Module, inputs: Tensor) -> tuple[Tensor, Variances]:
+    """The logits, and the variances `[C]` over the batch of what each batch norm in training mode took."""
+    variances: Variances = {}
+
+    def remember(norm: nn.BatchNorm2d, arguments: tuple[Tensor], output: Tensor) -> None:
+        if norm.training:
+            variances[norm] = arguments[0].float().var((0, 2, 3), correction=0)
+
+    with _hooked(_batch_norms(network), remember):
+        return network(inputs), variances
+
+
+def _evaluated(network: nn.Module, inputs: Tensor, variances: Variances) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """The logits in evaluation mode, what the first block took, and what each block's end put out on the way."""
+    names = {end: name for name, end in block_ends(network)}
     outputs: dict[str, Tensor] = {}
 
-    def remember(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, arguments: tuple, output: Tensor) -> None:
-            outputs[name] = output
+    def remember(end: nn.Module, arguments: tuple, output: Tensor) -> None:
+        outputs[names[end]] = output
 
-        return hook
-
-    handles = [end.register_forward_hook(remember(name)) for name, end in block_ends(network)]
-    norms = (module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
-    handles += [norm.register_forward_hook(_scaled_and_shifted) for norm in norms]
-    try:
-        with evaluating(network):
-            return *with_layer_inputs(network, inputs), outputs
-    finally:
-        for handle in handles:
-            handle.remove()
+    normalise = partial(_scaled_and_shifted, variances)
+    with _hooked(names, remember), _hooked(_batch_norms(network), normalise), evaluating(network):
+        return *with_layer_inputs(network, inputs), outputs
 
 
-def _scaled_and_shifted(norm: nn.BatchNorm2d, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+def _scaled_and_shifted(variances: Variances, norm: nn.BatchNorm2d, arguments: tuple[Tensor], output: Tensor) -> Tensor:
     """What batch norm gives in evaluation mode, of operations whose second derivative takes no time.
 
     PyTorch's formula for that of batch norm is one for training mode, too: it takes as long as all convolutions.
     """
-    factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    variance = norm.running_var + norm.eps
+    if norm in variances:
+        of_batch = variances[norm] + norm.eps
+        variance = variance * (of_batch / of_batch.detach())
+    factor = norm.weight / torch.sqrt(variance)
     shift = norm.bias - norm.running_mean * factor
-    factor, shift = (values.to(inputs[0]).view(-1, 1, 1) for values in (factor, shift))
-    return inputs[0] * factor + shift
+    factor, shift = (values.to(arguments[0]).view(-1, 1, 1) for values in (factor, shift))
+    return arguments[0] * factor + shift
+
+
+def _batch_norms(network: nn.Module) -> list[nn.BatchNorm2d]:
+    return [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+@contextmanager
+def _hooked(modules: Iterable[nn.Module], hook: Callable) -> Iterator[None]:
+    """While it lasts, `hook` is called after each of the modules."""
+    handles = [module.register_forward_hook(hook) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

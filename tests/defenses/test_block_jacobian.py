@@ -99,6 +99,17 @@ def test_jacobians_are_those_of_the_network_in_evaluation_mode_and_training_goes
     assert loss - plain == pytest.approx(in_evaluation, rel=0.5) and loss > plain
 
 
+def test_convolutions_before_batch_norms_gain_nothing_by_shrinking(problem):
+    """As the weights of one grow, its batch's variance does: to the network, nothing has changed."""
+    network, inputs, labels = problem
+    network.train()
+    loss = block_jacobian.loss(network, inputs, labels, generator=torch.Generator().manual_seed(0), weight=1.0)
+    loss.backward()
+    for convolution in (network.convolution, network.block2.convolution1):
+        weight, gradient = convolution.weight.flatten(), convolution.weight.grad.flatten()
+        assert abs(weight @ gradient) < 0.01 * weight.norm() * gradient.norm()
+
+
 def test_it_can_be_trained_on(problem):
     network, inputs, labels = problem
     before = penalty(network, inputs, labels, weight=2.0)
