@@ -86,7 +86,7 @@ def mean_squared_gradient(outputs: Tensor, inputs: Tensor, generator: torch.Gene
     for _ in range(projections):
         signs = torch.randint(2, outputs.shape, generator=generator, dtype=torch.int8).to(outputs).mul_(2).sub_(1)
         (gradient,) = torch.autograd.grad(outputs, inputs, signs, create_graph=True)
-        total = total + gradient.float().square().sum()
+        total = total + torch.linalg.vector_norm(gradient, dtype=torch.float32).square()
     return total / (projections * outputs.numel())
 
 
@@ -96,7 +96,7 @@ def _in_training(network: nn.Module, inputs: Tensor) -> tuple[Tensor, Variances]
 
     def remember(norm: nn.BatchNorm2d, arguments: tuple[Tensor], output: Tensor) -> None:
         if norm.training:
-            variances[norm] = arguments[0].float().var((0, 2, 3), correction=0)
+            variances[norm] = _variance(arguments[0])
 
     with _hooked(_batch_norms(network), remember):
         return network(inputs), variances
@@ -128,6 +128,13 @@ def _scaled_and_shifted(variances: Variances, norm: nn.BatchNorm2d, arguments: t
     shift = norm.bias - norm.running_mean * factor
     factor, shift = (values.to(arguments[0]).view(-1, 1, 1) for values in (factor, shift))
     return arguments[0] * factor + shift
+
+
+def _variance(inputs: Tensor) -> Tensor:
+    """Of each channel of inputs [N,C,H,W], a third as slow as `var`, whose digits nobody needs here."""
+    inputs = inputs.movedim(1, -1).flatten(0, -2)
+    mean, mean_square = (values.mean(0, dtype=torch.float32) for values in (inputs, inputs.square()))
+    return (mean_square - mean.square()).clamp(min=0)
 
 
 def _batch_norms(network: nn.Module) -> list[nn.BatchNorm2d]:

@@ -9,8 +9,8 @@ def with_layer_inputs(network: nn.Module, inputs: Tensor) -> tuple[Tensor, Tenso
     """The logits, and the tensor that the first layer took on the way to them, in which they have gradients.
 
     inputs: `[N,C,H,W]` in [0,1], which is what the layers of a network begin with, but of sound: of that it is the
-    features `[N,1,49,10]`. Squared Jacobians in the samples of clips differ by nine powers of ten, since logarithms are
-    steep where it is nearly silent: a penalty on their mean would be one on silence.
+    features `[N,1,49,10]`. In the samples of clips, Jacobians of nearly silent ones, where logarithms are steep, are
+    larger than all others by powers of ten, and a penalty on the mean would be one on silence.
     """
     began_with = [inputs.detach().requires_grad_()]
 
