@@ -108,7 +108,7 @@ def metrics(results: pd.DataFrame, norm: str, headline_epsilon: float) -> dict:
             "worst_case_accuracy": round(float(robust.loc[name, "accuracy"]), 6),
             "flags": len(split_flags(robust.loc[name, "flags"])),
         }
-    return {"norm": norm, "headline_epsilon": round(headline_epsilon, 6), "variants": variants}
+    return {"norm": norm, "headline_epsilon": float(f"{headline_epsilon:.6g}"), "variants": variants}
 
 
 def variants_table(network_infos: Sequence[dict]) -> pd.DataFrame:

@@ -13,7 +13,8 @@ from PIL import Image
 from stages.datasets.arrays import fractions
 from stages.datasets.levels import LEVELS, SOUND_LEVELS, levels_of
 from stages.metrics.results import at_epsilon
-from stages.reporting.figures import budget_label, variant_label
+from stages.reporting.figures import variant_label
+from stages.reporting.sizes import budget_label
 from stages.reporting.sound import wav
 
 FILE_IMAGE_SIZE = 64  # pixels, in the file; the page has its own

@@ -11,15 +11,12 @@ import vl_convert
 
 from stages.metrics.flags import WITH_GRADIENTS
 from stages.metrics.results import at_epsilon, split_flags
-from stages.norms import FULL_RANGES, SNR, allows_any, strength
+from stages.norms import FULL_RANGES, SNR, strength
+from stages.reporting.sizes import NORM_NAMES, budget_label, distance_label, levels_in
 
 VARIANT = ["dataset", "model", "scheme", "defense"]
 CLEAN = "Clean"
 WORST_CASE = "worst case"
-
-NORM_NAMES = {"l0": "L0", "l1": "L1", "l2": "L2", "linf": "Linf", SNR: "SNR"}
-STEPS = {"linf": 255}  # of a unit of input: in Linf sizes are told in steps of the 8-bit grid
-ANY = "any"  # the epsilon at which any input was allowed
 
 # Dark enough for 3:1 against white and light enough for it against the dark page, apart under the common colour
 # blindnesses; shapes repeat with another period than colours, so that a pair of both is unique for 56 categories.
@@ -85,6 +82,11 @@ class Group:
         names = [variant_label(scheme, defense) for defense in self.defenses for scheme in self.schemes]
         return [name for name in names if name in present]
 
+    @property
+    def levels(self) -> int:
+        """What sizes in this norm are told in parts of: in Linf the levels of inputs, else 1."""
+        return levels_in(self.norm, self.headline)
+
     def clean(self) -> pd.DataFrame:
         """The clean rows, one a variant."""
         return self.rows[self.rows["threat"] == "clean"]
@@ -97,29 +99,6 @@ class Group:
 def variant_label(scheme: str, defense: str) -> str:
     """How figures name a variant whose dataset, model and seed are plain from their title."""
     return f"{scheme} · {defense}"
-
-
-def epsilon_label(epsilon: float, norm: str) -> str:
-    """An epsilon as people write it: in Linf `8/255` on the 8-bit grid, `any` where any input was allowed."""
-    if norm and allows_any(epsilon, norm):
-        return ANY
-    if norm == SNR:
-        return f"{epsilon:g} dB"
-    steps = epsilon * STEPS.get(norm, 0)
-    return f"{round(steps)}/255" if steps > 0 and abs(steps - round(steps)) < 1e-4 else f"{epsilon:g}"
-
-
-def budget_label(epsilon: float, norm: str, *, several_norms: bool = False) -> str:
-    """An epsilon with the norm that it is of: `L2 epsilon 0.5`. Linf goes without saying where no other norm is."""
-    if norm == SNR:
-        return f"{NORM_NAMES[norm]} {epsilon_label(epsilon, norm)}"
-    name = f"{NORM_NAMES[norm]} epsilon" if several_norms or norm != "linf" else "epsilon"
-    return f"{name} {epsilon_label(epsilon, norm)}" + (" values" if norm == "l0" else "")
-
-
-def distance_label(distance: float, norm: str) -> str:
-    """A distance as people write it, with three digits: `1.92/255` in Linf."""
-    return f"{distance * STEPS[norm]:.3g}/255" if norm in STEPS else f"{distance:.3g}"
 
 
 def groups(
@@ -254,14 +233,14 @@ def accuracy_vs_epsilon(group: Group) -> alt.FacetChart | None:
     curves = epsilon_curves(group)
     if curves.empty:
         return None
-    sizes = curves["epsilon"] * STEPS.get(group.norm, 1)
+    sizes = curves["epsilon"] * group.levels
     curves = curves.assign(
         size=sizes.round(6), panel="Defense " + curves["defense"], threat=curves["threat"].str.replace("_", " ")
     )
     base = alt.Chart().encode(
         x=alt.X(
             "size:Q",
-            title=_size_title("Epsilon", group.norm),
+            title=_size_title("Epsilon", group),
             # Budgets grow to the right: of an SNR, to where the noise is as loud as the signal.
             scale=alt.Scale(domain=[0, curves["size"].max()], **({"reverse": True} if group.norm == SNR else {})),
             axis=alt.Axis(values=sorted(set(curves["size"])), labelExpr=IN_FULL, labelOverlap=True),
@@ -284,12 +263,12 @@ def accuracy_vs_epsilon(group: Group) -> alt.FacetChart | None:
     return _fluid(layers, [f"Defense {defense}" for defense in group.defenses])
 
 
-def _size_title(size: str, norm: str) -> str:
+def _size_title(size: str, group: Group) -> str:
     """An axis title with the norm and its units."""
-    if norm == SNR:
+    if group.norm == SNR:
         return "Signal-to-noise ratio (dB)"
-    units = {"linf": "in 1/255", "l0": "L0, values changed"}
-    return f"{size} ({units.get(norm, NORM_NAMES[norm])})"
+    units = {"linf": f"in 1/{group.levels}", "l0": "L0, values changed"}
+    return f"{size} ({units.get(group.norm, NORM_NAMES[group.norm])})"
 
 
 def epsilon_curves(group: Group) -> pd.DataFrame:
@@ -368,12 +347,12 @@ def distance(group: Group) -> alt.FacetChart | None:
     rows = group.distances
     if rows.empty:
         return None
-    scaled = rows[["low", "median", "high"]] * STEPS.get(group.norm, 1)
+    scaled = rows[["low", "median", "high"]] * group.levels
     found = scaled.where(np.isfinite(scaled))
     # Room for the arrows; without any number the axis is empty, of whichever length.
     edge = 1.15 * np.nanmax([0, *found["high"], *found["median"], *found["low"]]) or 1
     found_for = (100 * rows["found"]).map("found for {:.0f} %".format)
-    told = {name: [_told(value, group.norm) for value in rows[name]] for name in scaled}
+    told = {name: [_told(value, group.levels) for value in rows[name]] for name in scaled}
     data = rows.assign(
         **found.round(4),
         end=found["high"].fillna(edge).round(4),
@@ -389,7 +368,7 @@ def distance(group: Group) -> alt.FacetChart | None:
         tooltip=_distance_tooltips(),
     )
     x = {
-        "title": _size_title("Distance", group.norm),
+        "title": _size_title("Distance", group),
         "scale": alt.Scale(domain=[0, edge], nice=False),
         "axis": alt.Axis(labelExpr=IN_FULL, tickCount=5, labelOverlap=True),
     }
@@ -411,8 +390,8 @@ def distance(group: Group) -> alt.FacetChart | None:
     return _fluid(layers, [f"Defense {defense}" for defense in group.defenses], height=alt.Step(DISTANCE_ROW))
 
 
-def _told(distance: float, norm: str) -> str:
-    return distance_label(distance, norm) if np.isfinite(distance) else "none found"
+def _told(distance: float, levels: int) -> str:
+    return distance_label(distance, levels) if np.isfinite(distance) else "none found"
 
 
 def _distance_tooltips() -> list[alt.Tooltip]:
@@ -427,7 +406,7 @@ def _distance_tooltips() -> list[alt.Tooltip]:
 def medians(group: Group) -> list[str]:
     """The median distances that are known with their variants (`0.42 (int8 · none)`), the least first."""
     known = group.distances[np.isfinite(group.distances["median"])].sort_values("median", kind="stable")
-    labels = (distance_label(median, group.norm) for median in known["median"])
+    labels = (distance_label(median, group.levels) for median in known["median"])
     return [f"{label} ({variant})" for label, variant in zip(labels, known["variant"], strict=True)]
 
 

@@ -9,7 +9,8 @@ from markupsafe import Markup, escape
 from stages.metrics.flags import MEANINGS
 from stages.metrics.results import THREATS, split_flags
 from stages.norms import SNR
-from stages.reporting.figures import NORM_NAMES, Group, budget_label, differ_in_images, is_unbounded, medians
+from stages.reporting.figures import Group, differ_in_images, is_unbounded, medians
+from stages.reporting.sizes import NORM_NAMES, budget_label
 
 NUMBERS = ["No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve"]
 FLOAT_SCHEME = "fp32"

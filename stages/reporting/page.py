@@ -25,7 +25,6 @@ from stages.reporting.figures import (
     Group,
     configuration,
     description,
-    epsilon_label,
     is_unbounded,
     series_names,
     specification,
@@ -33,6 +32,7 @@ from stages.reporting.figures import (
 )
 from stages.reporting.findings import findings
 from stages.reporting.growth import Grown
+from stages.reporting.sizes import epsilon_label
 from stages.reporting.uncertainty import Uncertain
 
 HATCHED = '<span class="hatched" aria-hidden="true"></span>'

@@ -8,6 +8,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from stages.reporting.sizes import NORM_NAMES, epsilon_label
+
 # metrics.json and results.csv hold epsilon to six digits.
 EPSILON_TOLERANCE = 1e-6
 
@@ -63,8 +65,5 @@ def _table(metrics: dict, flags: dict[str, str]) -> Table:
 
 
 def _epsilon_name(epsilon: float, norm: str) -> str:
-    """In the maximum norm a multiple of 1/255 as such, since that is what 8-bit inputs count in; else with its norm."""
-    if norm != "linf":
-        return f"{norm.upper()} {epsilon:.4g}" + (" dB" if norm == "snr" else "")
-    steps = round(epsilon * 255)
-    return f"{steps}/255" if abs(steps / 255 - epsilon) <= EPSILON_TOLERANCE else f"{epsilon:.4g}"
+    """With its norm, but for the maximum norm, whose multiples of 1/255 speak for themselves."""
+    return epsilon_label(epsilon, norm) if norm == "linf" else f"{NORM_NAMES[norm]} {epsilon_label(epsilon, norm)}"

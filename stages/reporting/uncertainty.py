@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from stages.metrics.uncertainty import at_headlines, rejection_curve
-from stages.reporting.figures import COLOURS, budget_label, variant_label
+from stages.reporting.figures import COLOURS, variant_label
+from stages.reporting.sizes import budget_label
 
 CLEAN = "clean"
 SHARES = np.linspace(0, 0.9, 46)  # of rejected images, at which curves are drawn

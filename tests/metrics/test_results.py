@@ -218,7 +218,7 @@ def test_worst_case_table(table):
 
 def test_metrics(table):
     found = metrics(table, "linf", HEADLINE)
-    assert found["headline_epsilon"] == 0.031373
+    assert found["headline_epsilon"] == 0.0313725
     assert set(found["variants"]) == set(variant_names(table))
     rows = table[variant_names(table) == "fashion_mnist-resnet8-w1a1-none-s0"]
     worst = at_epsilon(rows[rows["threat"] == "worst_case"], HEADLINE).squeeze()

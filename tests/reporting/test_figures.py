@@ -18,11 +18,8 @@ from stages.reporting.figures import (
     WORST_CASE,
     Group,
     _with_names,
-    budget_label,
     description,
-    distance_label,
     epsilon_curves,
-    epsilon_label,
     hatch,
     on_front,
     series_names,
@@ -52,41 +49,6 @@ def contrast(first, second):
 
     light, dark = sorted([luminance(first), luminance(second)], reverse=True)
     return (light + 0.05) / (dark + 0.05)
-
-
-@pytest.mark.parametrize(
-    ("epsilon", "label"),
-    [
-        (0, "0"),
-        (8 / 255, "8/255"),
-        (0.0313725, "8/255"),
-        (0.5, "0.5"),
-        (1, "any"),
-        (inf, "any"),
-        (1 / 510, "0.00196078"),
-    ],
-)
-def test_epsilon_label_in_linf(epsilon, label):
-    assert epsilon_label(epsilon, "linf") == label
-
-
-@pytest.mark.parametrize("norm", ["l0", "l1", "l2"])
-def test_epsilons_of_other_norms_are_plain_numbers(norm):
-    labels = [epsilon_label(epsilon, norm) for epsilon in (0, 8 / 255, 0.2, 1, 20, inf)]
-    assert labels == ["0", "0.0313725", "0.2", "1", "20", "any"]
-
-
-def test_a_budget_names_its_norm_where_it_could_be_mistaken():
-    assert budget_label(8 / 255, "linf") == "epsilon 8/255"
-    assert budget_label(8 / 255, "linf", several_norms=True) == "Linf epsilon 8/255"
-    assert budget_label(0.5, "l2") == "L2 epsilon 0.5"
-    assert budget_label(20, "l0") == "L0 epsilon 20 values"
-
-
-def test_distances_have_three_digits():
-    assert distance_label(1.234 / 255, "linf") == "1.23/255"
-    assert distance_label(0.12345, "l2") == "0.123"
-    assert distance_label(17, "l0") == "17"
 
 
 def test_hatching_stays_in_its_box_and_runs_diagonally():
