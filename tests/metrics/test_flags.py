@@ -415,29 +415,25 @@ def test_synthetic_study_flags_the_masked_network_only():
 
 
 @pytest.mark.parametrize(
-    ("members", "fires"),
-    [((NOISE, TRANSFER), True), ((NOISE, TRANSFER, PGD), False), ((SQUARE,), False), ((NOISE_AT_0,), False)],
+    ("flag", "members", "fires"),
+    [
+        (only_transferred, (NOISE, TRANSFER), True),
+        (only_transferred, (NOISE, TRANSFER, PGD), False),
+        (only_transferred, (SQUARE,), False),
+        (only_transferred, (NOISE_AT_0,), False),
+        (only_queried, (NOISE, SQUARE), True),
+        (only_queried, (SQUARE, FGSM), False),
+        (only_queried, (NOISE, TRANSFER), False),
+        (only_queried, (NOISE_AT_0,), False),
+    ],
 )
-def test_a_worst_case_over_noise_and_replay_alone_says_so(members, fires):
+def test_a_worst_case_says_so_where_no_attack_was_run_or_none_with_gradients(flag, members, fires):
     cells = {member: rows(100) for member in members}
     worst = worst_case(cells)
-    assert only_transferred(cells | worst) == (set(worst) if fires else set())
-    # A smaller budget at which the network itself was attacked says nothing of a larger one.
+    assert flag(cells | worst) == (set(worst) if fires else set())
+    # A smaller budget at which gradients of the network itself were followed says nothing of a larger one.
     smaller = {cell(epsilon=1 / 255): rows(150)}
-    assert only_transferred(cells | smaller) == (set(worst) if fires else set())
-
-
-@pytest.mark.parametrize(
-    ("members", "fires"),
-    [((NOISE, SQUARE), True), ((SQUARE, FGSM), False), ((NOISE, TRANSFER), False), ((NOISE_AT_0,), False)],
-)
-def test_a_worst_case_over_queries_without_gradients_says_so(members, fires):
-    cells = {member: rows(100) for member in members}
-    worst = worst_case(cells)
-    assert only_queried(cells | worst) == (set(worst) if fires else set())
-    # A smaller budget at which gradients were followed says nothing of a larger one.
-    smaller = {cell(epsilon=1 / 255): rows(150)}
-    assert only_queried(cells | smaller) == (set(worst) if fires else set())
+    assert flag(cells | smaller) == (set(worst) if fires else set())
 
 
 def test_every_flag_has_a_meaning():
