@@ -14,6 +14,7 @@ from stages.norms import EPSILON_TOLERANCE, FULL_RANGES, SNR, in_order, strength
 
 ATTACK_NAME = re.compile(r"[a-z][a-z0-9_]*")
 BEFORE = "before"  # the setting of a filter that names the defense of the network that it stands before
+AS_LARGE_AS = "as_large_as"  # the setting of a number format that names another, whose networks give the size
 EOT = "eot_samples"  # the setting of an attack that says over how many draws its gradients average, if not as for all
 RESERVED = ("all", "clean", "nfiles", "size")  # items of the plan, and words of dvc.lock
 
@@ -145,10 +146,29 @@ def _impossible_schemes(params: Any) -> Iterator[str]:
         elif name in (*plugins.names("schemes"), "fp32"):
             yield f"schemes.{name}: {name!r} is the name of another number format, expected a new name"
     for name in dict.fromkeys(cell[2] for cell in params.grid.cells()):
-        if name in plugins.names("schemes") and name not in params.schemes:
-            missing = [key for key, field in plugins.knobs("schemes", name).model_fields.items() if field.is_required()]
-            if missing:
-                yield f"grid.schemes: {name!r} needs settings: expected schemes.{name} with {', '.join(missing)}"
+        if name in plugins.names("schemes") and name not in params.schemes and (missing := _required(name)):
+            yield f"grid.schemes: {name!r} needs settings: expected schemes.{name} with {', '.join(missing)}"
+    for name in params.schemes:
+        yield from _impossible_size(params, name)
+
+
+def _required(scheme: str) -> list[str]:
+    """The settings that a number format's file needs to be given."""
+    return [key for key, field in plugins.knobs("schemes", scheme).model_fields.items() if field.is_required()]
+
+
+def _impossible_size(params: Any, scheme: str) -> Iterator[str]:
+    """A number format that is to be as large as another."""
+    other, key = params.reference_scheme(scheme), f"schemes.{scheme}.{AS_LARGE_AS}"
+    if other is None:
+        return
+    known = dict.fromkeys([*params.schemes, *(name for name in plugins.names("schemes") if not _required(name))])
+    if other not in known:
+        yield f"{key}: {other!r} is unknown{plugins.nearest(other, list(known))}"
+    elif params.reference_scheme(other):
+        yield f"{key}: {other!r} is itself to be as large as another, expected one that is not"
+    if "channels" in params.settings_of_scheme(scheme):
+        yield f"{key}: {other!r} decides how many channels there are, expected no schemes.{scheme}.channels"
 
 
 def _impossible_names(params: Any) -> Iterator[str]:

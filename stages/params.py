@@ -26,7 +26,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from stages import plugins
-from stages.consistency import BEFORE, EOT, impossible
+from stages.consistency import AS_LARGE_AS, BEFORE, EOT, impossible
 from stages.knobs import Count, Fraction, NonNegative, NonNegativeInt, Positive, parse_fraction
 from stages.norms import NORMS
 
@@ -417,6 +417,11 @@ class Params(Section):
     def settings_of_scheme(self, scheme: str) -> dict[str, Any]:
         """What `schemes` sets of a number format's settings."""
         return {name: value for name, value in self.schemes.get(scheme, {}).items() if name != SCHEME}
+
+    def reference_scheme(self, scheme: str) -> str | None:
+        """The number format whose networks those of a scheme are to be as large as, if `schemes` names one."""
+        settings = self.settings_of_scheme(scheme)
+        return settings.get(AS_LARGE_AS) or None if plugins.takes_reference(self.scheme_plugin(scheme)) else None
 
     @property
     def written(self) -> dict[str, Any]:

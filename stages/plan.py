@@ -142,6 +142,7 @@ class Task:
     teachers: tuple[Variant, ...] = ()  # undefended float networks; the variant's starts from the best of them
     sources: tuple[Variant, ...] = ()  # undefended float networks of other models, attacked in its training
     behind: Variant | None = None  # the variant whose network a filter is put before
+    reference: Variant | None = None  # the variant whose network a quantized one is to be as large as
 
     @property
     def is_clean(self) -> bool:
@@ -189,12 +190,19 @@ def parents(params: Params, variant: Variant) -> list[Variant]:
     floats = [] if variant.is_float else [variant.float_variant]
     if variant.is_filtered:
         return [behind(params, variant), *floats]
-    return [*floats, *teachers(params, variant), *sources(params, variant)]
+    other = reference(params, variant)
+    return [*floats, *([other] if other else []), *teachers(params, variant), *sources(params, variant)]
 
 
 def behind(params: Params, variant: Variant) -> Variant:
     """The variant whose network a filtered one's filter stands before."""
     return replace(variant, defense=params.behind(variant.defense))
+
+
+def reference(params: Params, variant: Variant) -> Variant | None:
+    """The variant of another number format whose network a quantized one is to be as large as, if it is."""
+    scheme = params.reference_scheme(variant.scheme) if variant.rule == "quantize" else None
+    return replace(variant, scheme=scheme) if scheme else None
 
 
 def teachers(params: Params, variant: Variant) -> tuple[Variant, ...]:
@@ -335,7 +343,7 @@ def _network(params: Params, variant: Variant) -> Task:
         outputs=_files(variant.network),
         **_code(variant.rule, **used),
     )
-    made_from = {"teachers": teachers(params, variant), "sources": attacked}
+    made_from = {"teachers": teachers(params, variant), "sources": attacked, "reference": reference(params, variant)}
     if variant.is_filtered:
         made_from["behind"] = behind(params, variant)
     return Task(job, variant.dataset, variant, plugin=plugin, **made_from)

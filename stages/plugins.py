@@ -35,7 +35,7 @@ class Contract(NamedTuple):
 CONTRACTS = {
     "datasets": Contract(("load",)),
     "models": Contract(("network",)),
-    "schemes": Contract(("quantize",)),
+    "schemes": Contract(("quantize",), frozenset({"reference"})),
     "defenses": Contract(("loss", "filter"), frozenset({"generator", "teacher", "sources"})),
     "attacks": Contract(("attack",), frozenset({"epsilons", "generator"})),
     "faults": Contract(("attack",), frozenset({"flips", "generator", "goal"})),
@@ -157,6 +157,11 @@ def takes_teacher(defense: str) -> bool:
 def takes_sources(defense: str) -> bool:
     """Whether a defense takes adversarial examples from undefended networks of other architectures, its `models`."""
     return _takes("defenses", defense, "sources")
+
+
+def takes_reference(scheme: str) -> bool:
+    """Whether a number format may be told to be as large as another one's network, by `as_large_as`."""
+    return _takes("schemes", scheme, "reference")
 
 
 def default(kind: str, name: str, knob: str) -> Any:

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from stages.artifacts.datasets import load_dataset
-from stages.artifacts.network_files import describe, save_network
+from stages.artifacts.network_files import describe, load_description, save_network
 from stages.artifacts.networks import build, groups_of, load_network
 from stages.datasets.arrays import Dataset, Split, evaluation_samples
 from stages.datasets.tensors import as_input
-from stages.models.footprint import footprint
+from stages.models.footprint import Footprint, footprint
 from stages.quantization.brevitas_layers import BrevitasLayers
 from stages.quantization.channel_groups import Group
 from stages.quantization.formats import Format
@@ -40,17 +40,19 @@ def run(task, params, outputs) -> None:
         return train_variant(network, own[0], dataset, params, own[1], device, **schedule)
 
     calibration = samples(calibration_images(dataset, getattr(scheme, "CALIBRATION", "train")), device)
+    settings = params.settings_of_scheme(variant.scheme)
+    if task.reference is not None:
+        settings["reference"] = load_description(Path(f"{task.reference.network}.safetensors"))
     quantized = scheme.quantize(
         Maker(variant, dataset, float_network, device),
         [as_input(inputs) for inputs in calibration.inputs.split(BATCH_SIZE)],
         fine_tune,
-        **params.settings_of_scheme(variant.scheme),
+        **settings,
     )
     description = described(variant, dataset, quantized.format, quantized.channels)
     frozen = freeze(quantized.network.cpu(), build(description), dataset.input_shape)
 
-    of_float = build(description | {"format": None})
-    description["footprint"] = asdict(footprint(of_float, dataset.input_shape, quantized.format))
+    description["footprint"] = asdict(footprint_of(description, quantized.format))
     description["layers"] = layer_table(frozen)
     description["history"] = quantized.history
     save_network(outputs, variant.network, frozen, description)
@@ -76,6 +78,10 @@ class Maker:
         """The model's groups of channels."""
         return groups_of(describe(self._variant, self._dataset, format=None))
 
+    def weight_bytes(self, format: Format, channels: Mapping[str, int]) -> int:
+        """Those of one in a format with these numbers of channels."""
+        return footprint_of(described(self._variant, self._dataset, format, channels), format).weight_bytes
+
     def _built(self, format: Format, channels: Mapping[str, int] | None) -> torch.nn.Module:
         torch.manual_seed(seed_of(self._variant.name, "initialisation"))
         return build(described(self._variant, self._dataset, format, channels), BrevitasLayers)
@@ -87,6 +93,11 @@ def described(variant, dataset: Dataset, format: Format, channels: Mapping[str, 
     if channels is None or channels == {group.name: group.channels for group in groups_of(description)}:
         return description
     return description | {"channels": dict(channels)}
+
+
+def footprint_of(description: dict, format: Format) -> Footprint:
+    """What the described network costs in a format."""
+    return footprint(build(description | {"format": None}), description["input_shape"], format)
 
 
 def part_of(task, outputs, part: str) -> tuple[Any, Any]:

@@ -13,8 +13,8 @@ from stages.models.footprint import footprint
 from stages.quantization.frozen_layers import FrozenSign, FrozenWeights
 from tests.test_network_stages import FLOAT, SHAPE, Killed, Project
 
-GROWN, WIDE, SAME, SCRATCH = (
-    f"fashion_mnist-tiny_cnn-{scheme}-none-s0" for scheme in ("early_growth", "wide", "same", "scratch")
+GROWN, WIDE, SAME, SCRATCH, AS_LARGE = (
+    f"fashion_mnist-tiny_cnn-{scheme}-none-s0" for scheme in ("early_growth", "wide", "same", "scratch", "as_large")
 )
 # Half of the further channels are there from the start, and their logits move by units in six passes.
 GROWTH = {"largest": 1.5, "chance": 0.49, "rate": 3000.0, "steps": 4, "patience": 1, "tolerance": 0.0, "epochs": 2}
@@ -25,7 +25,7 @@ BASE = {"convolution1": 8, "convolution2": 16, "convolution3": 32}
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     schemes = {"early_growth": GROWTH, "wide": BINARY | {"channels": 1.5}, "same": BINARY}
-    schemes["scratch"] = BINARY | {"from_scratch": True}
+    schemes |= {"scratch": BINARY | {"from_scratch": True}, "as_large": BINARY | {"as_large_as": "early_growth"}}
     grid = {"schemes": ["fp32", *schemes], "defenses": ["none"], "also": []}
     threads = torch.get_num_threads()
     made = Project(tmp_path, monkeypatch, grid=grid, schemes=schemes)
@@ -119,3 +119,16 @@ def test_a_wider_binary_network_is_a_row_like_any_other_and_trained_from_scratch
     assert of_scratch.keys() == plain.keys() and of_scratch["footprint"] == plain["footprint"]
     assert agreement(same) > 0.8 and agreement(wide) < 0.6 and agreement(scratch) < 0.6
     assert wide.pool.quantizer.scale != 1 and all(entry["loss"] < 5 for entry in described["history"])
+
+
+def test_a_binary_network_as_large_as_the_grown_one_has_the_same_factor_in_each_layer(project):
+    project.run("quantize", GROWN)
+    project.run("quantize", AS_LARGE)
+    grown, control = (load_description(Path(f"data/quantized/{name}")) for name in (GROWN, AS_LARGE))
+    factors = [control["channels"][name] / count for name, count in BASE.items()]
+    assert max(factors) - min(factors) <= 1 / min(BASE.values()) and min(factors) > 1
+    sizes = [described["footprint"]["weight_bytes"] for described in (grown, control)]
+    assert abs(sizes[1] - sizes[0]) < 0.1 * sizes[0]
+    network, _ = load_network(Path(f"data/quantized/{AS_LARGE}"))
+    assert network.classifier.weight.shape == (10, control["channels"]["convolution3"])
+    assert [entry["epoch"] for entry in control["history"]] == [1]

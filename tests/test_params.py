@@ -631,6 +631,30 @@ def test_the_grid_knows_the_names_of_number_formats(faults):
     assert "params.yaml: schemes.mine: is unknown" in faults(schemes={"mine": {}})[0]
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"as_large_as": "largr"}, "as_large_as: 'largr' is unknown, did you mean 'large'?"),
+        ({"as_large_as": "fp32"}, "as_large_as: 'fp32' is unknown, expected one of: "),
+        ({"as_large_as": "mine"}, "as_large_as: 'mine' is itself to be as large as another, expected one that is not"),
+        (
+            {"as_large_as": "w8", "channels": 2.0},
+            "as_large_as: 'w8' decides how many channels there are, expected no schemes.mine.channels",
+        ),
+    ],
+)
+def test_a_size_that_cannot_be_another_networks_is_refused(load, faults, settings, expected):
+    made_up_plugins.write(
+        Path("stages/schemes/sized.py"),
+        "def quantize(make, calibration, fine_tune, *, reference, channels: float = 1.0, as_large_as: str = ''): ...",
+    )
+    schemes = {"mine": {"scheme": "sized"} | settings, "large": {"scheme": "sized"}}
+    (sentence,) = faults(schemes=schemes, **{"grid.schemes": ["fp32"], "grid.also": []})
+    assert sentence.startswith(f"params.yaml: schemes.mine.{expected}")
+    params = load(schemes={"mine": {"scheme": "sized", "as_large_as": "large"}, "large": {"scheme": "sized"}})
+    assert [params.reference_scheme(name) for name in ("mine", "large", "w8")] == ["large", None, None]
+
+
 def test_what_a_number_format_needs_is_asked_for(faults):
     made_up_plugins.write(
         Path("stages/schemes/wide.py"), "def quantize(make, calibration, fine_tune, *, weights: int): ..."

@@ -301,6 +301,17 @@ def test_a_defense_that_attacks_other_models_gets_undefended_networks_of_them(pa
     assert "stages/models/tiny_cnn.py" in defend.modules
 
 
+def test_a_network_that_is_to_be_as_large_as_another_waits_for_it(params):
+    schemes = {"wide": {"scheme": "qat", "weights": 1, "activations": 1, "as_large_as": "early_growth"}}
+    params = changed(params.model_copy(update={"schemes": schemes}), schemes=["wide"], defenses=["none"], also=[])
+    wide = Variant("fashion_mnist", "resnet8", "wide", "none", 0)
+    grown = replace(wide, scheme="early_growth")
+    assert networks(params) == [wide.float_variant, grown, wide] and variants(params) == [wide]
+    quantize = job(params, "quantize", wide.name)
+    assert task_of(quantize, params).reference == grown and f"{grown.network}.json" in quantize.inputs
+    assert task_of(job(params, "quantize", grown.name), params).reference is None
+
+
 def test_a_defense_may_start_from_the_undefended_network(params):
     starts = {"fast_at": {"training": {"start": "undefended", "epochs": 2}}}
     params = changed(params.model_copy(update={"defenses": starts}), schemes=["int8"], defenses=["fast_at"], also=[])

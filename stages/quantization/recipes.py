@@ -23,6 +23,9 @@ class Make(Protocol):
     def groups(self) -> tuple[Group, ...]:
         """The model's groups of channels."""
 
+    def weight_bytes(self, format: Format, channels: Mapping[str, int]) -> int:
+        """Those of one in a format with these numbers of channels, by the names of groups."""
+
 
 class Quantized(NamedTuple):
     """What a scheme makes."""
