@@ -1,8 +1,8 @@
 """Reasons why a row of the result table must not be trusted.
 
 Each flag is a function of the same name, from outcomes to the cells that carry it; two also need probes, for which
-attacks were run again. Comparisons are paired: same network, samples, norm and epsilon, by McNemar's exact test below
-.01, not corrected for their number, as a wrong flag costs a second look and a missed one a wrong claim. At epsilon 0
+attacks were run again. Comparisons are paired: same network, samples, norm and epsilon (but for the flag that is about
+other norms), by McNemar's exact test below .01, not corrected for their number, as a wrong flag costs a second look and a missed one a wrong claim. At epsilon 0
 there is no attack to judge, so no flag about attacks is raised there.
 
 Most follow the signs of masked gradients in Athalye, Carlini and Wagner, "Obfuscated gradients give a false sense of
@@ -13,12 +13,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from itertools import combinations, permutations
 
+import numpy as np
 import pandas as pd
 
-from stages.metrics.cells import VARIANT, Cell, Outcomes
+from stages.metrics.cells import DISTANCES, VARIANT, Cell, Outcomes
 from stages.metrics.paired import significantly_lower
 from stages.metrics.worst_case import members
-from stages.norms import strength
+from stages.norms import EPSILON_TOLERANCE, strength
 
 ZERO_GRADIENT_SHARE = 0.05
 COLLAPSED_ACCURACY = 0.01
@@ -59,6 +60,8 @@ MEANINGS = {
     "crafted on other networks.",
     "only_queried": "No attack that follows the gradients of the network was run on it at this budget: queries search "
     "so slowly that gradients may find far more.",
+    "other_norm_beats_worst_case": "Perturbations that were sought in other norms, and are no larger than this budget "
+    "in its own, do significantly more harm than all attacks in its own: these search badly.",
     "non_monotone": "Accuracy is significantly higher than at a smaller epsilon, although every perturbation allowed "
     "there is allowed here.",
     "below_quality_target": "The undefended baseline misses the clean accuracy that the model is known to reach.",
@@ -85,6 +88,7 @@ def flags(
         "random_needs_eot": random_needs_eot(outcomes),
         "only_transferred": only_transferred(outcomes),
         "only_queried": only_queried(outcomes),
+        "other_norm_beats_worst_case": other_norm_beats_worst_case(outcomes),
         "non_monotone": non_monotone(outcomes),
         "below_quality_target": below_quality_target(outcomes, quality_targets),
     }
@@ -311,6 +315,28 @@ def only_queried(outcomes: Outcomes) -> set[Cell]:
     }
 
 
+def other_norm_beats_worst_case(outcomes: Outcomes) -> set[Cell]:
+    """Perturbations from attacks in other norms that lie within a budget leave significantly fewer samples correct.
+
+    Compared with all attacks in the budget's own norm, on the samples that were attacked in both. What lies within is
+    told by the size that each perturbation was measured to have, whatever epsilon it was crafted for; so nothing can be
+    said in decibels, in which none is measured. Carried by the worst case, which is too high then.
+    """
+    worst_cases = defaultdict(list)
+    for worst in members(outcomes):
+        if worst.epsilon and worst.norm in DISTANCES:
+            worst_cases[worst._replace(epsilon=0.0)].append(worst)
+    beaten = set()
+    for series, cells in worst_cases.items():
+        nearest = _nearest_of_other_norms(outcomes, series)
+        for worst in cells:
+            own = outcomes[worst]["correct"]
+            found = outcomes[worst.clean]["correct"][nearest.index] & (nearest > worst.epsilon + EPSILON_TOLERANCE)
+            if not own.index.intersection(found.index).empty and significantly_lower(found, own):
+                beaten.add(worst)
+    return beaten
+
+
 def inherited_by_worst_case(outcomes: Outcomes, flagged: dict[Cell, set[str]]) -> dict[Cell, set[str]]:
     """The flags that each worst-case cell takes over from the attacks that it rests on.
 
@@ -342,6 +368,19 @@ def _strongest(outcomes: Outcomes, cells: list[Cell]) -> list[Cell]:
         return []
     least = outcomes[min(cells, key=lambda cell: outcomes[cell]["correct"].mean())]["correct"]
     return [cell for cell in cells if not significantly_lower(least, outcomes[cell]["correct"])]
+
+
+def _nearest_of_other_norms(outcomes: Outcomes, worst: Cell) -> pd.Series:
+    """By sample, the size in a worst case's norm of the smallest perturbation that harms it and is of another norm.
+
+    Infinite where none does harm; without the samples that no attack in another norm was run on.
+    """
+    others = [
+        rows[worst.norm].astype(float).where(~rows["correct"], np.inf)
+        for cell, rows in outcomes.items()
+        if cell.is_attacked and (cell.variant, cell.grid) == (worst.variant, worst.grid) and cell.norm != worst.norm
+    ]
+    return pd.concat(others).groupby(level=0).min() if others else pd.Series(dtype=float)
 
 
 def _has_zero_gradients(outcomes: Outcomes, clean: Cell) -> bool:

@@ -15,7 +15,7 @@ def epsilon_label(epsilon: float, norm: str) -> str:
         return ANY
     if norm == SNR:
         return f"{epsilon:g} dB"
-    levels = next((levels for levels in GRIDS if norm == "linf" and epsilon > 0 and _is_on(levels, epsilon)), None)
+    levels = _grid(epsilon) if norm == "linf" and epsilon > 0 else None
     return f"{round(epsilon * levels)}/{levels}" if levels else f"{epsilon:g}"
 
 
@@ -29,10 +29,7 @@ def budget_label(epsilon: float, norm: str, *, several_norms: bool = False) -> s
 
 def levels_in(norm: str, epsilon: float) -> int:
     """What sizes near this epsilon are told in parts of: in Linf 255, or 65535 where 8 bits have no such, else 1."""
-    if norm != "linf":
-        return 1
-    image, sound = GRIDS
-    return sound if _is_on(sound, epsilon) and not _is_on(image, epsilon) else image
+    return (_grid(epsilon) or LEVELS) if norm == "linf" else 1
 
 
 def distance_label(distance: float, levels: int = 1) -> str:
@@ -40,6 +37,7 @@ def distance_label(distance: float, levels: int = 1) -> str:
     return f"{distance * levels:.3g}/{levels}" if levels > 1 else f"{distance:.3g}"
 
 
-def _is_on(levels: int, epsilon: float) -> bool:
-    steps = epsilon * levels
-    return abs(steps - round(steps)) < NEAR
+def _grid(epsilon: float) -> int | None:
+    """The levels of the coarsest grid that an epsilon is a number of steps on, if it is on any."""
+    steps = ((levels, epsilon * levels) for levels in GRIDS)
+    return next((levels for levels, count in steps if abs(count - round(count)) < NEAR), None)

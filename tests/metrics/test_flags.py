@@ -19,6 +19,7 @@ from stages.metrics.flags import (
     not_converged,
     only_queried,
     only_transferred,
+    other_norm_beats_worst_case,
     planted_missed,
     random_needs_eot,
     single_step_beats_iterative,
@@ -436,6 +437,65 @@ def test_a_worst_case_says_so_where_no_attack_was_run_or_none_with_gradients(fla
     assert flag(cells | smaller) == (set(worst) if fires else set())
 
 
+def sized(correct, l2):
+    """Outcomes of perturbations of this size in L2, one for all samples or one for each."""
+    return rows(correct).assign(l2=l2)
+
+
+def half_within(even):
+    """Sizes of which, among the first 100 samples, every other one is above .5."""
+    return np.where((np.arange(200) < 100) & (np.arange(200) % 2 == (not even)), 0.6, 0.4)
+
+
+L2 = cell(norm="l2", epsilon=0.5)
+
+
+@pytest.mark.parametrize(
+    ("rival", "fires"),
+    [
+        ({cell(): sized(100 - SIGNIFICANT, 0.5)}, True),
+        ({cell(): sized(100 - INSIGNIFICANT, 0.5)}, False),
+        ({cell(): sized(100 - SIGNIFICANT, 0.501)}, False),
+        # What each sample shows counts, not the mean.
+        ({cell(): sized(100 - 2 * SIGNIFICANT, half_within(even=True))}, True),
+        ({cell(): sized(100 - 2 * INSIGNIFICANT, half_within(even=True))}, False),
+        # One sample may fall to one attack and the next to another, crafted for whatever epsilon.
+        (
+            {
+                SQUARE: sized(100 - SIGNIFICANT, half_within(even=True)),
+                PGD_SANITY: sized(100 - SIGNIFICANT, half_within(even=False)),
+            },
+            True,
+        ),
+        ({cell(norm="l2", epsilon=1.0): rows(0)}, False),
+        ({cell(scheme="int8"): rows(0)}, False),
+        ({cell()._replace(grid="pre_quantizer"): rows(0)}, False),
+    ],
+)
+def test_perturbations_of_other_norms_are_judged_by_their_size_in_this_one(rival, fires):
+    attacked = {L2: rows(100)} | rival
+    cells = {CLEAN: rows(180), cell(scheme="int8").clean: rows(180)} | attacked | worst_case(attacked)
+    flagged = {cell_ for cell_ in other_norm_beats_worst_case(cells) if cell_.norm == "l2"}
+    assert flagged == ({L2.worst_case} if fires else set())
+
+
+def test_other_norms_are_compared_on_samples_attacked_in_both_and_say_nothing_in_decibels():
+    linf, elsewhere = rows(90), rows(0).set_axis(np.arange(200, 400))
+    clean = {CLEAN: rows(400, total=400)}
+    half = {L2: rows(100), cell(): linf[linf.index < 90 + INSIGNIFICANT]}
+    assert other_norm_beats_worst_case(clean | half | worst_case(half)) == set()
+    none = {L2: rows(100), cell(): elsewhere}
+    assert other_norm_beats_worst_case(clean | none | worst_case(none)) == set()
+    decibels = {cell(norm="snr", epsilon=20.0): rows(180), PGD: rows(0).assign(linf=1.0)}
+    assert other_norm_beats_worst_case(clean | decibels | worst_case(decibels)) == set()
+
+
+def test_samples_that_are_wrong_when_clean_count_for_no_norm():
+    attacked = {L2: rows(100), cell(): rows(100).assign(l2=0.9)}
+    clean = {CLEAN: rows(100)}
+    assert other_norm_beats_worst_case(clean | attacked | worst_case(attacked)) == set()
+
+
 def test_every_flag_has_a_meaning():
     assert all(callable(getattr(flags_module, flag)) for flag in MEANINGS)
     attacked = {PGD: rows(150), PGD_SANITY: rows(160), NOISE: rows(120), FGSM: rows(90), TRANSFER: rows(80)}
@@ -443,7 +503,7 @@ def test_every_flag_has_a_meaning():
     attacked = attacked | {cell(epsilon=1 / 255): rows(100), CLEAN: gradient_norms(100)}
     attacked = attacked | {SQUARE._replace(epsilon=1.0): rows(150)}
     attacked = attacked | {cell("noise", "noise", epsilon=2 / 255): rows(150)}
-    attacked = attacked | {SQUARE._replace(epsilon=5 / 255): rows(100)}
+    attacked = attacked | {SQUARE._replace(epsilon=5 / 255): rows(100), L2: rows(100)}
     probes = pd.concat([probed(PGD, "planted", [True] * 64), probed(PGD, "doubled", [False] * 100)])
     raised = flags(attacked | worst_case(attacked), {"data": {"net": 1.0}}, probes)
     assert set().union(*raised.values()) == set(MEANINGS)
