@@ -64,6 +64,15 @@ def headline(evidence: Evidence, subject: tuple[str, str]) -> Iterator[Claim]:
             tolerance=TOLERANCE,
             note=f"holds where the paper's number is within {TOLERANCE} points of our 95 % interval",
         )
+    plain = (BENCHMARK[0], PENALTY)
+    yield judged(
+        f"{dataset}: the penalty gains without few bits, mean over the same attacks, {' · '.join(plain)} minus "
+        f"{' · '.join(BENCHMARK)} (points)",
+        "",
+        partial(_mean_gain, evidence, plain, BENCHMARK, threats),
+        between=ABOVE,
+        note="the control: a gain that few bits have no part in; holds above 0",
+    )
 
 
 def penalty(evidence: Evidence, subject: tuple[str, str]) -> Iterator[Claim]:

@@ -1,9 +1,9 @@
 """Reasons why a row of the result table must not be trusted.
 
 Each flag is a function of the same name, from outcomes to the cells that carry it; two also need probes, for which
-attacks were run again. Comparisons are paired: same network, samples, norm and epsilon (but for the flag that is about
-other norms), by McNemar's exact test below .01, not corrected for their number, as a wrong flag costs a second look and a missed one a wrong claim. At epsilon 0
-there is no attack to judge, so no flag about attacks is raised there.
+attacks were run again. Comparisons are paired: same network and samples, and the same norm and epsilon but where it is
+about other norms, by McNemar's exact test below .01, not corrected for their number, as a wrong flag costs a second
+look and a missed one a wrong claim. At epsilon 0 there is no attack to judge, so no flag about attacks is raised there.
 
 Most follow the signs of masked gradients in Athalye, Carlini and Wagner, "Obfuscated gradients give a false sense of
 security", arXiv:1802.00420, section 3.1.

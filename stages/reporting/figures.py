@@ -417,12 +417,14 @@ def pareto(group: Group) -> alt.FacetChart | None:
     points = pd.concat([group.clean().assign(panel=CLEAN), group.worst_case().assign(panel=worst_case)])
     points = points.merge(sizes, on=["scheme", "defense"]).assign(kilobytes=lambda rows: rows["weight_bytes"] / 1000)
     panels = (rows.assign(front=on_front(rows)) for _, rows in points.groupby("panel"))
-    points = pd.concat([_with_names(rows, group.schemes) for rows in panels])
+    crowded = len(group.schemes) > 5
+    points = pd.concat([_with_names(rows, group.schemes, ", " if crowded else "\n") for rows in panels])
+    scale = alt.Scale(type="log", domain=[points["kilobytes"].min() / 1.4, points["kilobytes"].max() * 1.4], nice=False)
     x = alt.X(
         "kilobytes:Q",
         title="Weights (kB)",
-        scale=alt.Scale(type="log", domain=[points["kilobytes"].min() / 1.4, points["kilobytes"].max() * 1.4]),
-        axis=alt.Axis(values=sorted(set(points["kilobytes"])), format=".3~s", labelOverlap=True, grid=False),
+        scale=scale,
+        axis=alt.Axis(values=sorted(set(points["kilobytes"])), format=".3~s", labelOverlap="greedy", grid=False),
     )
     base = alt.Chart().encode(x=x, y=alt.Y("percent:Q", title="Accuracy (%)", scale=alt.Scale(domain=[0, 100])))
     marks = base.encode(
@@ -431,13 +433,13 @@ def pareto(group: Group) -> alt.FacetChart | None:
         tooltip=[*_tooltips("variant", "flags"), alt.Tooltip("kilobytes:Q", title="Weights (kB)", format=".1f")],
     )
     front = base.mark_line(interpolate="step-after", strokeWidth=1.5, strokeDash=[4, 3], color=alt.ExprRef("soft"))
-    crowded = len(group.schemes) > 5 or max(map(len, group.schemes)) > 15
-    slanted = {"angle": 320, "align": "left"} if crowded else {}
+    is_slanted = crowded or max(map(len, group.schemes)) > 15
+    slanted = {"angle": 300 if crowded else 320, "align": "left"} if is_slanted else {}
     # The position is the first line's, and the last one stands on the panel.
     first_line = f"-3 - {NAME_LINE} * (length(split(datum.names, '\\n')) - 1)"
     lines = {"baseline": "bottom", "fontSize": 11, "lineHeight": NAME_LINE, "lineBreak": "\n"}
     names = base.mark_text(**lines, **slanted, color=alt.ExprRef("soft")).encode(
-        x=alt.X("middle:Q", title="Weights (kB)"), y=alt.value(alt.ExprRef(first_line)), text="names:N"
+        x=alt.X("middle:Q", title="Weights (kB)", scale=scale), y=alt.value(alt.ExprRef(first_line)), text="names:N"
     )
     layers = alt.layer(
         front.transform_filter("datum.front"),
@@ -449,15 +451,15 @@ def pareto(group: Group) -> alt.FacetChart | None:
     return _fluid(layers, [worst_case, CLEAN])
 
 
-def _with_names(points: pd.DataFrame, schemes: list[str]) -> pd.DataFrame:
+def _with_names(points: pd.DataFrame, schemes: list[str], separator: str) -> pd.DataFrame:
     """A panel's points with `middle`, the median of the `kilobytes` of their scheme, and with `names`.
 
-    These are the schemes there, one a line, at one of their points and null at the others: names of equally large
-    ones would be printed over each other.
+    These are the schemes there, between them the separator, at one of their points and null at the others: names of
+    equally large ones would be printed over each other.
     """
     # Not the mean, which a filter that is larger than its network would move away from the others' points.
     points = points.assign(middle=points.groupby("scheme")["kilobytes"].transform("median"))
-    names = points.groupby("middle")["scheme"].agg(lambda there: "\n".join(sorted(set(there), key=schemes.index)))
+    names = points.groupby("middle")["scheme"].agg(lambda there: separator.join(sorted(set(there), key=schemes.index)))
     return points.assign(names=points["middle"].map(names).where(~points.duplicated("middle")))
 
 

@@ -194,9 +194,17 @@ def test_schemes_of_equal_size_share_one_name(limited_study):
     assert [drawn.count(name) for name in group.schemes] == [2, 2, 2]
 
 
+def test_names_of_many_schemes_stand_steep_on_one_line_each(limited_study):
+    (group,) = limited_study[2]
+    crowded = replace(group, schemes=[*group.schemes, "w4a4", "w2a2", "w1a1"])
+    values = specification(FIGURES["pareto"](crowded))["data"]["values"]
+    assert {value["names"] for value in values} == {"fp32", "int16x8, int8", None}
+    assert drawing("pareto", [crowded]).count("rotate(300)") == 4 > drawing("pareto", [group]).count("rotate(300)")
+
+
 def test_a_filter_s_bytes_move_no_name():
     points = pd.DataFrame({"scheme": ["int8"] * 3 + ["int16x8"] * 3, "kilobytes": [80, 80, 430, 80, 80, 520]})
-    named = _with_names(points, ["int16x8", "int8"])
+    named = _with_names(points, ["int16x8", "int8"], "\n")
     assert set(named["middle"]) == {80} and named["names"].dropna().tolist() == ["int16x8\nint8"]
 
 
