@@ -4,10 +4,9 @@ import altair as alt
 import pandas as pd
 
 from stages.metrics.results import at_epsilon
-from stages.reporting.figures import COLOURS, Group, variant_label
+from stages.reporting.figures import COLOURS, LETTER, Group, variant_label
 
 ROW = 20  # pixels
-LETTER = 8  # pixels, of a wide one
 WIDTH = 260
 CLEAN, WORST_CASE = "clean", "worst case"
 UNDEFENDED = "none"

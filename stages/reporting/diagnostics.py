@@ -111,7 +111,7 @@ def boundary_distance(group: Diagnosed) -> alt.FacetChart | None:
     boxes, panels = [], []
     for defense in group.defenses:
         for norm, (name, unit) in DISTANCE_PANELS.items():
-            panels.append(f"{name} · defense {defense}")
+            panels.append(f"{name}\ndefense {defense}")
             boxes += _boxes(rows[rows["defense"] == defense], f"distance_{norm}", unit, panels[-1])
     base = alt.Chart().encode(
         y=alt.Y("scheme:N", sort=group.quantized, title="Scheme"),
@@ -171,7 +171,7 @@ def quantization_shift(group: Diagnosed) -> alt.FacetChart | None:
     points, panels = [], []
     for defense in group.defenses:
         for shift, name in SHIFTS.items():
-            panels.append(f"{name} · defense {defense}")
+            panels.append(f"{name}\ndefense {defense}")
             for _, row in rows[rows["defense"] == defense].iterrows():
                 points += [
                     {
@@ -272,7 +272,9 @@ def _paneled(chart: alt.Chart | alt.LayerChart, panels: list[str], columns: int 
 
 
 def _panels(order: list[str]) -> alt.Facet:
-    return alt.Facet("panel:N", sort=order, title=None, header=alt.Header(labelAnchor="start"))
+    # A long name of a defense has a line of its own: on one line it would end beyond its panel.
+    header = alt.Header(labelAnchor="start", labelExpr="split(datum.value, '\\n')")
+    return alt.Facet("panel:N", sort=order, title=None, header=header)
 
 
 def _scheme_colour(group: Diagnosed) -> alt.Color:

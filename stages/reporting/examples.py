@@ -13,7 +13,7 @@ from PIL import Image
 from stages.datasets.arrays import fractions
 from stages.datasets.levels import LEVELS, SOUND_LEVELS, levels_of
 from stages.metrics.results import at_epsilon
-from stages.reporting.figures import variant_label
+from stages.reporting.figures import LETTER, variant_label
 from stages.reporting.sizes import budget_label
 from stages.reporting.sound import wav
 
@@ -163,7 +163,9 @@ def chart(rows: list[Row]) -> alt.LayerChart | None:
         for title, row in zip(titles, rows, strict=True)
         for column, picture in enumerate(row.pictures)
     ]
-    lines = alt.Axis(labelExpr="split(datum.value, '\\n')", labelLimit=320, domain=False, ticks=False)
+    # The longest line has room in a font that is wider than the one that it is measured in.
+    widest = LETTER * max(len(line) for title in titles for line in title.split("\n"))
+    lines = alt.Axis(labelExpr="split(datum.value, '\\n')", labelLimit=320, minExtent=widest, domain=False, ticks=False)
     base = alt.Chart().encode(x=alt.X("column:O", axis=None), y=alt.Y("row:N", sort=titles, title=None, axis=lines))
     labels = base.mark_text(dy=FILE_IMAGE_SIZE / 2 + 11).encode(
         text="text:N",

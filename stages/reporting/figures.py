@@ -32,6 +32,7 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-se
 IN_FULL = "format(datum.value, '~g')"  # an axis's own format rounds 0.25 where ticks are far apart
 DISTANCE_ROW = 44  # pixels
 NAME_LINE = 13  # pixels
+LETTER = 8  # pixels, of a wide one
 FLAGGED = {True: ", flagged", False: ""}  # where there is no mark that could be hollow
 DISTANCE_DATA = [
     "variant",

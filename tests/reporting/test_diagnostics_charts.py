@@ -120,7 +120,7 @@ def test_boxes_are_quartiles_before_and_after(group):
     assert len(boxes) == 3 * 2 * 2 * 2  # schemes, defenses, norms, networks
     table = group.table.set_index(["scheme", "defense", "part"])
     for box in boxes:
-        norm, defense = box["panel"].split(" · defense ")
+        norm, defense = box["panel"].split("\ndefense ")
         row = table.loc[box["scheme"], defense, "none" if box["network"] == "float" else "all"]
         column, unit = ("distance_l2", 1) if norm == "L2" else ("distance_linf", 255)
         found = [box["low"], box["median"], box["high"]]
