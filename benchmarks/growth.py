@@ -1,6 +1,6 @@
 """How far a small binary network grows: `python benchmarks/growth.py [SETTING=VALUE ...]`.
 
-The first stage of `early_growth` runs on the first images of each class of a data set, in one thread. Printed is a
+The first stage of `early_growth` runs on evenly spaced training images of a data set, in one thread. Printed is a
 Markdown table of the channels of each layer after each step and of how far logits have moved since the start, the
 lowest, the median and the highest, with the settings given in the place of the defaults:
 `python benchmarks/growth.py rate=1.0 steps=8`. CIFAR-10 is read from the folder TINYROBUST_DATA_MIRROR, if that is set.
@@ -73,7 +73,7 @@ def main() -> None:
     settings = plugins.settings("schemes", "early_growth", given)
     chance = settings["chance"] if "chance" in settings else plugins.default("schemes", "early_growth", "chance")
     start = log(chance / (1 - chance))
-    samples, few = first_of_each_class(images, options.images), first_of_each_class(images, CALIBRATION)
+    samples, few = evenly_spaced(images, options.images), evenly_spaced(images, CALIBRATION)
     groups = [group.name for group in maker.groups()]
     print(f"| step | {' | '.join(groups)} | loss | logits moved by |\n|---|{'---|' * (len(groups) + 2)}")
     with tempfile.TemporaryDirectory() as folder:
@@ -95,7 +95,7 @@ def main() -> None:
             )
             masks = network.channel_masks
             moved = torch.cat([logits.detach() for logits in masks.logits]) - start
-            spread = " to ".join(f"{value:.2f}" for value in (moved.min(), moved.median(), moved.max()))
+            spread = ", ".join(f"{value:.2f}" for value in (moved.min(), moved.median(), moved.max()))
             counts = " | ".join(str(count) for count in masks.channels().values())
             print(f"| {part.removeprefix('growth')} | {counts} | {history[-1]['loss']:.2f} | {spread} |", flush=True)
             return history
@@ -104,8 +104,8 @@ def main() -> None:
             early_growth.quantize(maker, [as_input(few.inputs)], fine_tune, **settings)
 
 
-def first_of_each_class(images: Split, count: int) -> Samples:
-    """`count` training images of each class the first, or where they are not in the order of classes, evenly spaced."""
+def evenly_spaced(images: Split, count: int) -> Samples:
+    """`count` training images, evenly spaced in the file: of one that goes from class to class as many of each."""
     chosen = torch.arange(count) * len(images) // count
     return Samples(torch.from_numpy(images.inputs)[chosen], torch.from_numpy(images.labels)[chosen])
 

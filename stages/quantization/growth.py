@@ -106,15 +106,15 @@ def _masking(masks: ChannelMasks, group: str, repeats: int):
 def has_settled(counts: Sequence[Mapping[str, int]], patience: int, tolerance: float) -> bool:
     """Whether channels have come or gone, and hardly any did in each of the last `patience` steps of growth.
 
-    A network that is still what it was at the start has not begun to grow: chances that start low need time to rise.
+    Growth has not begun while hardly any has come since the start: chances that start low need time to rise.
 
     counts: the numbers of channels by group, at the start and after each step. tolerance: the largest share of all
-    channels, the sum of all groups' changes, that counts as none.
+    channels, the sum of all groups' changes, that counts as hardly any.
     """
-    if len(counts) <= patience or counts[-1] == counts[0]:
+    if len(counts) <= patience or _are_alike(counts[0], counts[-1], tolerance):
         return False
-    recent = counts[-patience - 1 :]
-    return all(
-        sum(abs(after[name] - before[name]) for name in before) <= tolerance * sum(before.values())
-        for before, after in pairwise(recent)
-    )
+    return all(_are_alike(before, after, tolerance) for before, after in pairwise(counts[-patience - 1 :]))
+
+
+def _are_alike(before: Mapping[str, int], after: Mapping[str, int], tolerance: float) -> bool:
+    return sum(abs(after[name] - before[name]) for name in before) <= tolerance * sum(before.values())

@@ -138,6 +138,7 @@ def test_fewer_channels_than_the_base_are_refused():
         ([(50, 50)], False),
         ([(50, 50), (50, 50)], False),
         ([(50, 50), (50, 50), (50, 50)], False),  # growth has not begun
+        ([(50, 50), (50, 50), (51, 50), (51, 50)], False),  # one channel is no beginning
         ([(50, 50), (60, 50), (60, 50), (60, 50)], True),
         ([(50, 50), (60, 50), (61, 50), (61, 51)], True),  # one channel of 110 is no more than a hundredth
         ([(50, 50), (60, 50), (61, 49), (61, 49)], False),  # changes of two groups do not cancel
