@@ -66,9 +66,6 @@ def test_only_activation_scales_change_and_no_hook_stays():
     assert not any(module._forward_pre_hooks for module in quantized.modules())
 
 
-@pytest.mark.parametrize(
-    "scheme, settings", [("qat", {"weights": 4, "activations": 2}), ("mixed", {"budget": 3000, "activations": 2})]
-)
 def test_an_untrained_network_has_no_activations_to_fit_scales_to():
     with pytest.raises(ValueError, match="scales: least_squares fits those of a trained network, expected percentile"):
         quantization_aware(
@@ -76,6 +73,9 @@ def test_an_untrained_network_has_no_activations_to_fit_scales_to():
         )
 
 
+@pytest.mark.parametrize(
+    "scheme, settings", [("qat", {"weights": 4, "activations": 2}), ("mixed", {"budget": 3000, "activations": 2})]
+)
 def test_a_scheme_starts_from_the_scales_that_it_is_told(scheme, settings):
     def start(scales):
         case = make_case("tiny_cnn", scheme, epochs=1, learning_rate=1e-9, scales=scales, **settings)
