@@ -32,7 +32,7 @@ def quantize(
     base: Positive = 1.0,
     largest: Positive = 2.0,
     chance: Fraction = 0.1,
-    rate: Positive = 100.0,
+    rate: Positive = 50.0,
     temperature: Positive = 1.0,
     cooling: Fraction = 0.9,
     steps: Count = 12,
@@ -40,7 +40,7 @@ def quantize(
     patience: Count = 2,
     tolerance: Fraction = 0.02,
     epochs: Count = 12,
-    learning_rate: Positive = 0.2,
+    learning_rate: Positive = 0.8,
 ) -> Quantized:
     """Grown in steps, after each of which channels are counted; then trained from scratch for `epochs`.
 
@@ -51,7 +51,7 @@ def quantize(
     chance: of each further channel, at the start, to be there in a pass. Low, as the network starts from its base, but
         not so low that channels never meet the passes in which they could show their use.
     rate: how many times as fast as weights the logits of chances learn. One gradient has to move them by units, not by
-        hundredths: with 1 none of them changed sign in 276 passes (`benchmarks/growth.py`).
+        hundredths: with 1, at a learning rate of 0.2, none of them changed sign in 276 passes (`benchmarks/growth.py`).
     temperature, cooling: of the soft mask whose gradient the drawn one has, in the first step, and what it is
         multiplied with after each. At 1 it has a gradient everywhere. The colder, the fewer channels still change:
         cooling makes growth settle.
@@ -59,7 +59,7 @@ def quantize(
         counted is not what the last passes happened to do.
     patience, tolerance: growth, once it has begun, has settled where in so many steps, one after the other, no larger
         share of all channels came or went.
-    learning_rate: the peak, in both stages, as for `w1a1`.
+    learning_rate: the peak, in both stages. High, as gradients of binary weights are multiplied with their scales.
     """
     format = Format(1, activations, edge_bits=edges)
     groups = make.groups()
