@@ -13,7 +13,7 @@ from itertools import pairwise
 from math import inf
 
 from stages.claims.claim import Claim, Undecidable, judged, near, undecided
-from stages.claims.evidence import Evidence, Network
+from stages.claims.evidence import Evidence, Network, named
 from stages.metrics.bootstrap import (
     Estimate,
     difference_of_means,
@@ -293,8 +293,8 @@ def convergence(evidence: Evidence) -> Iterator[Claim]:
         for network in evidence.networks:
             if all(evidence.epsilons(network, name) for name in (attack, attack + STRONG)):
                 measure = partial(_convergence, evidence, network, attack)
-                named = claim.format(attack, *network, attack + STRONG)
-                yield judged(named, paper, measure, between=(-TOLERANCE, TOLERANCE), note=note)
+                told = claim.format(attack, *network, attack + STRONG)
+                yield judged(told, paper, measure, between=(-TOLERANCE, TOLERANCE), note=note)
     if not plain:
         yield undecided("the paper's attacks have converged", paper, f"no attack was run that ends in {STRONG}")
 
@@ -391,7 +391,7 @@ def _distances(evidence: Evidence, attack: str, network: Network, other: Network
     distances = {one: evidence.distance(one, attack) for one in (network, other)}
     for one, found in distances.items():
         if found.median() == inf:  # what an attack fails on need not be far from the boundary
-            raise Undecidable(f"{attack} found errors of less than half of the samples on {' · '.join(one)}")
+            raise Undecidable(f"{attack} found errors of less than half of the samples on {named(one)}")
     return paired_bootstrap(ratio_of_medians, *distances.values())
 
 
@@ -401,7 +401,7 @@ def _nearest(evidence: Evidence, norm: str, network: Network, other: Network) ->
 
 def _share_left(evidence: Evidence, network: Network, epsilon: float | None, crafted_on: Network | None) -> Estimate:
     if epsilon is None:
-        raise Undecidable(f"{ATTACK} was not run on {' · '.join(network)} above epsilon {SMALL:g}")
+        raise Undecidable(f"{ATTACK} was not run on {named(network)} above epsilon {SMALL:g}")
     attacked = evidence.accuracy(network, ATTACK, epsilon, crafted_on)
     return paired_bootstrap(ratio_of_means, attacked, evidence.accuracy(network))
 

@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from stages.claims.claim import Claim, Undecidable, judged, near
-from stages.claims.evidence import Evidence, Network
+from stages.claims.evidence import Evidence, Network, named
 from stages.metrics.bootstrap import Estimate, difference_of_means, paired_bootstrap
 
 INT8: Network = ("int8", "none")
@@ -78,14 +78,14 @@ def claims(evidence: Evidence) -> list[Claim]:
 def accuracy(evidence: Evidence, model: str) -> Iterator[Claim]:
     """Their claim: growing makes the binary network more accurate."""
     yield judged(
-        f"{model}: growth raises clean accuracy, {_named(GROWN)} minus {_named(BINARY)} (points)",
+        f"{model}: growth raises clean accuracy, {named(GROWN)} minus {named(BINARY)} (points)",
         "2 to 8",
         partial(_clean_gain, evidence, GROWN, BINARY),
         between=(GAIN, inf),
         note=f"holds above {GAIN} points",
     )
     yield judged(
-        f"{model}: a complete binary network costs clean accuracy, {_named(BINARY)} minus {_named(INT8)} (points)",
+        f"{model}: a complete binary network costs clean accuracy, {named(BINARY)} minus {named(INT8)} (points)",
         "costs",
         partial(_clean_gain, evidence, BINARY, INT8),
         between=(-inf, 0),
@@ -96,14 +96,14 @@ def accuracy(evidence: Evidence, model: str) -> Iterator[Claim]:
 def control(evidence: Evidence, model: str) -> Iterator[Claim]:
     """Not in the paper: whether it matters which layers got the channels."""
     yield judged(
-        f"{model}: the control is as large, weight bytes of {_named(WIDE)} to {_named(GROWN)} (ratio)",
+        f"{model}: the control is as large, weight bytes of {named(WIDE)} to {named(GROWN)} (ratio)",
         "",
         partial(_bytes, evidence, WIDE, GROWN),
         between=(1 / AS_LARGE, AS_LARGE),
         note=f"holds within a factor of {AS_LARGE:g}; else comparisons with the control are of sizes, too",
     )
     yield judged(
-        f"{model}: growth beats width in clean accuracy, {_named(GROWN)} minus {_named(WIDE)} (points)",
+        f"{model}: growth beats width in clean accuracy, {named(GROWN)} minus {named(WIDE)} (points)",
         "",
         partial(_clean_gain, evidence, GROWN, WIDE),
         between=ABOVE,
@@ -123,7 +123,7 @@ def flips(evidence: Evidence, model: str) -> Iterator[Claim]:
     for attack, region in ATTACKS.items():
         for told, network, other, paper, expected in compared:
             yield judged(
-                f"{model}: {told}, {attack} ({region}), {_named(network)} to {_named(other)} (ratio of medians)",
+                f"{model}: {told}, {attack} ({region}), {named(network)} to {named(other)} (ratio of medians)",
                 paper,
                 partial(_flips_ratio, evidence, network, other, attack),
                 between=expected,
@@ -147,7 +147,7 @@ def counterclaims(evidence: Evidence, model: str) -> Iterator[Claim]:
     """What others say against it: few flips break the grown network."""
     for attack, region in TARGETED.items():
         yield judged(
-            f"{model}: {FEW} flips of {attack} ({region}) break {_named(GROWN)}: images aimed at that its target gets "
+            f"{model}: {FEW} flips of {attack} ({region}) break {named(GROWN)}: images aimed at that its target gets "
             "(percent)",
             "break",
             partial(_targeted, evidence, GROWN, attack),
@@ -155,8 +155,8 @@ def counterclaims(evidence: Evidence, model: str) -> Iterator[Claim]:
             note=f"holds above {BROKEN} %",
         )
         yield judged(
-            f"{model}: {_named(GROWN)} is more vulnerable to {FEW} flips of {attack} ({region}): images aimed at that "
-            f"the target gets, minus {_named(INT8)} (points)",
+            f"{model}: {named(GROWN)} is more vulnerable to {FEW} flips of {attack} ({region}): images aimed at that "
+            f"the target gets, minus {named(INT8)} (points)",
             "more",
             partial(_targeted_gain, evidence, GROWN, INT8, attack),
             between=ABOVE,
@@ -164,7 +164,7 @@ def counterclaims(evidence: Evidence, model: str) -> Iterator[Claim]:
         )
     for network in (GROWN, BINARY, INT8):
         yield judged(
-            f"{model}: {FEW} sign flips without data break {_named(network)}: accuracy left (percent of its clean one)",
+            f"{model}: {FEW} sign flips without data break {named(network)}: accuracy left (percent of its clean one)",
             "break",
             partial(_left, evidence, network, SIGNS),
             between=(-inf, BROKEN),
@@ -177,7 +177,7 @@ def remedies(evidence: Evidence, model: str) -> Iterator[Claim]:
     for attack, region in ATTACKS.items():
         for network, paper in REMEDIES.items():
             yield judged(
-                f"{model}: {_named(network)} takes more flips than {_named(INT8)}, {attack} ({region}) "
+                f"{model}: {named(network)} takes more flips than {named(INT8)}, {attack} ({region}) "
                 "(ratio of medians)",
                 paper,
                 partial(_flips_ratio, evidence, network, INT8, attack),
@@ -185,7 +185,7 @@ def remedies(evidence: Evidence, model: str) -> Iterator[Claim]:
                 note="holds above 1",
             )
         yield judged(
-            f"{model}: checksums recover {_named(INT8)} from {FEW} flips, {attack} ({region}): accuracy with damaged "
+            f"{model}: checksums recover {named(INT8)} from {FEW} flips, {attack} ({region}): accuracy with damaged "
             "groups at zero minus without (points)",
             "recover",
             partial(_recovered, evidence, INT8, attack),
@@ -198,7 +198,7 @@ def inputs(evidence: Evidence, model: str) -> Iterator[Claim]:
     """Not in the paper: what attacks on inputs leave of the same networks."""
     for network in (GROWN, BINARY):
         yield judged(
-            f"{model}: attacks on inputs leave more of {_named(network)}, worst case minus {_named(INT8)} (points)",
+            f"{model}: attacks on inputs leave more of {named(network)}, worst case minus {named(INT8)} (points)",
             "",
             partial(_worst_case_gain, evidence, network, INT8),
             between=ABOVE,
@@ -210,7 +210,7 @@ def imagenet(evidence: Evidence) -> Iterator[Claim]:
     """What they report of ResNet-18 on ImageNet."""
     for network, reported in IMAGENET.items():
         yield near(
-            f"resnet18 on imagenet: accuracy of {_named(network)} after {MANY:,} flips, bit_flip_weights (percent)",
+            f"resnet18 on imagenet: accuracy of {named(network)} after {MANY:,} flips, bit_flip_weights (percent)",
             reported,
             partial(_accuracy_after, evidence, network, "bit_flip_weights", MANY),
             tolerance=NEAR,
@@ -312,7 +312,3 @@ def _resampled(count: int, seed: int) -> np.ndarray:
 def _median(values: np.ndarray) -> np.ndarray:
     """Of each row a value that occurs, so that infinite ones do no harm."""
     return np.quantile(values, 0.5, axis=1, method="inverted_cdf")
-
-
-def _named(network: Network) -> str:
-    return " · ".join(network)

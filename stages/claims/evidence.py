@@ -117,11 +117,11 @@ class Evidence:
         """100 where the detector rejects a sample, else 0, of those right when clean and wrong when attacked."""
         rows = self._outcomes(network, attack, epsilon, crafted_on)
         if rows["detected"].isna().all():
-            raise Undecidable(f"{_named(network)} rejects nothing")
+            raise Undecidable(f"{named(network)} rejects nothing")
         was_correct = self.accuracy(network).reindex(rows.index).to_numpy() > 0
         turned = rows[was_correct & ~rows["correct"].to_numpy(dtype=bool)]
         if turned.empty:
-            raise Undecidable(f"{attack} made no error of {_named(network)}")
+            raise Undecidable(f"{attack} made no error of {named(network)}")
         return 100.0 * turned["detected"].astype(float)
 
     def worst_case(self, network: Network, norm: str) -> pd.Series:
@@ -137,7 +137,7 @@ class Evidence:
             and isclose(cell.epsilon, epsilon, rel_tol=0, abs_tol=EPSILON_TOLERANCE)
         }
         if not by_seed:
-            raise Undecidable(f"no attack in {norm} was run on {_named(network)} at epsilon {epsilon:g}")
+            raise Undecidable(f"no attack in {norm} was run on {named(network)} at epsilon {epsilon:g}")
         return 100.0 * pd.concat(by_seed, names=BY_SAMPLE)
 
     def gradient_norm(self, network: Network) -> pd.Series:
@@ -158,8 +158,8 @@ class Evidence:
         attacks = [name for name in self.minimal_norm_attacks if self.attacks[name] == norm]
         common = [name for name in attacks if all(self._was_run(network, name, inf) for network in networks)]
         if not common:
-            named = " and ".join(_named(network) for network in networks)
-            raise Undecidable(f"no minimal-norm attack in {norm} was run on {named}")
+            names = " and ".join(map(named, networks))
+            raise Undecidable(f"no minimal-norm attack in {norm} was run on {names}")
         return [
             pd.concat([self.distance(network, name) for name in common], axis=1).min(axis=1) for network in networks
         ]
@@ -178,7 +178,7 @@ class Evidence:
         if rows is not None and magnitude is not None:
             rows = rows[np.isclose(rows["magnitude"], magnitude, rtol=0, atol=EPSILON_TOLERANCE)]
         if rows is None or rows.empty:
-            raise Undecidable(f"the diagnostic {diagnostic} of {_named(network)} (part {part}) was not run")
+            raise Undecidable(f"the diagnostic {diagnostic} of {named(network)} (part {part}) was not run")
         return rows.set_index(BY_SAMPLE)["value"].astype(float)
 
     def draws(self, network: Network, attack: str, flips: int) -> pd.DataFrame:
@@ -186,7 +186,7 @@ class Evidence:
         rows = self._flipped(network, attack)
         rows = rows[rows["flips"] == flips]
         if rows.empty:
-            raise Undecidable(f"{attack} was not run on {_named(network)} with {flips} flips")
+            raise Undecidable(f"{attack} was not run on {named(network)} with {flips} flips")
         return rows
 
     def flips_needed(self, network: Network, attack: str) -> pd.DataFrame:
@@ -197,14 +197,14 @@ class Evidence:
         """The mean over seeds."""
         rows = self.variants[(self.variants["scheme"] == network[0]) & (self.variants["defense"] == network[1])]
         if rows.empty:
-            raise Undecidable(f"{_named(network)} was not made")
+            raise Undecidable(f"{named(network)} was not made")
         return float(rows["weight_bytes"].mean())
 
     def _flipped(self, network: Network, attack: str) -> pd.DataFrame:
         rows = pd.DataFrame(columns=["scheme", "defense", "attack"]) if self.faults is None else self.faults
         mine = (rows["scheme"] == network[0]) & (rows["defense"] == network[1]) & (rows["attack"] == attack)
         if not mine.any():
-            raise Undecidable(f"{attack} was not run on {_named(network)}")
+            raise Undecidable(f"{attack} was not run on {named(network)}")
         return rows[mine]
 
     def _was_run(self, network: Network, attack: str, epsilon: float) -> bool:
@@ -237,6 +237,11 @@ class Evidence:
         return dict(list(self.diagnostics.groupby(["scheme", "defense", "part", "diagnostic"])))
 
 
+def named(network: Network) -> str:
+    """How claims name a network: "int8 · none"."""
+    return " · ".join(network)
+
+
 def _is(cell: Cell, network: Network, attack: str, crafted_on: Network | None) -> bool:
     mine = (cell.scheme, cell.defense) == network and cell.attack == attack
     return mine and _crafted_on(cell.surrogate) == crafted_on
@@ -247,11 +252,7 @@ def _crafted_on(surrogate: str) -> Network | None:
     return tuple(surrogate.split("-")[2:4]) if surrogate else None
 
 
-def _named(network: Network) -> str:
-    return " · ".join(network)
-
-
 def _not_run(network: Network, attack: str, epsilon: float, crafted_on: Network | None) -> str:
-    replayed = f" replayed from {_named(crafted_on)}" if crafted_on else ""
+    replayed = f" replayed from {named(crafted_on)}" if crafted_on else ""
     at = "" if attack == "clean" else f" at epsilon {epsilon:g}"
-    return f"{attack}{replayed}{at} was not run on {_named(network)}"
+    return f"{attack}{replayed}{at} was not run on {named(network)}"

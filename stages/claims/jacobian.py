@@ -17,7 +17,7 @@ from math import inf
 import pandas as pd
 
 from stages.claims.claim import Claim, Undecidable, judged, near
-from stages.claims.evidence import Evidence, Network
+from stages.claims.evidence import Evidence, Network, named
 from stages.metrics.bootstrap import Estimate, difference_of_means, paired_bootstrap
 
 BENCHMARK: Network = ("int8", "none")  # MLPerf Tiny's network, trained as long as the others
@@ -57,8 +57,8 @@ def headline(evidence: Evidence, subject: tuple[str, str]) -> Iterator[Claim]:
     under = " and ".join(threat.replace("_", "-") for threat in threats)
     for scheme in LOW_BIT:
         yield near(
-            f"{dataset}: accuracy under {under} attacks, mean over attacks, {scheme} · {PENALTY} minus "
-            f"{' · '.join(BENCHMARK)} (points)",
+            f"{dataset}: accuracy under {under} attacks, mean over attacks, {named((scheme, PENALTY))} minus "
+            f"{named(BENCHMARK)} (points)",
             gain,
             partial(_mean_gain, evidence, (scheme, PENALTY), BENCHMARK, threats),
             tolerance=TOLERANCE,
@@ -66,8 +66,8 @@ def headline(evidence: Evidence, subject: tuple[str, str]) -> Iterator[Claim]:
         )
     plain = (BENCHMARK[0], PENALTY)
     yield judged(
-        f"{dataset}: the penalty gains without few bits, mean over the same attacks, {' · '.join(plain)} minus "
-        f"{' · '.join(BENCHMARK)} (points)",
+        f"{dataset}: the penalty gains without few bits, mean over the same attacks, {named(plain)} minus "
+        f"{named(BENCHMARK)} (points)",
         "",
         partial(_mean_gain, evidence, plain, BENCHMARK, threats),
         between=ABOVE,
@@ -129,7 +129,7 @@ def _mean_gain(evidence: Evidence, network: Network, other: Network, threats: tu
     """Of the accuracy under each attack that both saw, its mean over attacks sample by sample."""
     common = [name for name in evidence.attacks_of(network, threats) if name in evidence.attacks_of(other, threats)]
     if not common:
-        raise Undecidable(f"no attack of {' or '.join(threats)} was run on both {_named(network)} and {_named(other)}")
+        raise Undecidable(f"no attack of {' or '.join(threats)} was run on both {named(network)} and {named(other)}")
     means = [
         pd.concat([_under(evidence, one, attack) for attack in common], axis=1, join="inner").mean(axis=1)
         for one in (network, other)
@@ -157,7 +157,3 @@ def _under(evidence: Evidence, network: Network, attack: str) -> pd.Series:
     if attack not in evidence.attacks:
         raise Undecidable(f"{attack} was not run")
     return evidence.accuracy(network, attack, evidence.headline(evidence.attacks[attack]))
-
-
-def _named(network: Network) -> str:
-    return " · ".join(network)

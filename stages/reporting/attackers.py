@@ -4,7 +4,7 @@ import altair as alt
 import pandas as pd
 
 from stages.metrics.results import at_epsilon
-from stages.reporting.figures import COLOURS, LETTER, Group, variant_label
+from stages.reporting.figures import COLOURS, LETTER, Group, panels_of, variant_label
 
 ROW = 20  # pixels
 WIDTH = 260
@@ -47,8 +47,9 @@ def attackers(group: Group) -> alt.FacetChart | None:
     )
     intervals = base.mark_rule(color=alt.ExprRef("ink")).encode(x=alt.X("low:Q", title="Accuracy (%)"), x2="high:Q")
     layers = alt.layer(filled, intervals, data=alt.Data(values=bars.to_dict("records")))
-    facet = alt.Facet("variant:N", sort=group.variants, title=None, header=alt.Header(labelAnchor="start"))
-    return layers.properties(width=WIDTH, height=alt.Step(ROW)).facet(facet=facet, columns=2)
+    return layers.properties(width=WIDTH, height=alt.Step(ROW)).facet(
+        facet=panels_of("variant", group.variants), columns=2
+    )
 
 
 def bars_of(group: Group) -> pd.DataFrame:
@@ -80,7 +81,7 @@ def bars_of(group: Group) -> pd.DataFrame:
 
 
 def order_of(bars: pd.DataFrame) -> list[str]:
-    """Attackers from the weakest to the strongest, between the clean images and the worst case.
+    """Attackers from the weakest to the strongest, between the clean samples and the worst case.
 
     By their mean rank on a variant, as a share of its attackers, since not all attack the same variants.
     """

@@ -7,11 +7,13 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from stages.datasets.levels import LEVELS
 from stages.metrics.diagnostics import NOISE_LEVELS, PARTS, diagnostics_table, quantile
-from stages.reporting.figures import COLOURS, SHAPES, variant_label
+from stages.reporting.figures import COLOURS, SHAPES, panels_of, variant_label
+from stages.reporting.sizes import NORM_NAMES, levels_in
 
 BEFORE, AFTER = "float", "quantized"
-DISTANCE_PANELS = {"l2": ("L2", 1), "linf": ("Linf, in 1/255", 255)}  # what a panel is called, and its unit
+DISTANCES = ("l2", "linf")
 CURVE = np.linspace(0, 1, 41)  # shares of the samples at which a distribution is drawn
 PANEL = (260, 220)  # pixels, as of the other charts
 BAR_STEP = 40
@@ -29,6 +31,12 @@ class Diagnosed:
     table: pd.DataFrame
     schemes: list[str]
     defenses: list[str]
+
+    @property
+    def levels(self) -> int:
+        """What distances in Linf are told in parts of: as PGD's budget is, else 255."""
+        budgets = self.table["epsilon"].dropna()
+        return levels_in("linf", budgets.max()) if len(budgets) else LEVELS
 
     @property
     def quantized(self) -> list[str]:
@@ -64,7 +72,7 @@ def _diagnosed(title: str, rows: pd.DataFrame, variants: pd.DataFrame) -> Diagno
 def gradient_cosine(group: Diagnosed) -> alt.FacetChart | None:
     """The distribution of the cosine between float and quantized input gradients: a panel a defense, a colour a scheme.
 
-    Read at a cosine: the share of images whose gradients are no more alike.
+    Read at a cosine: the share of samples whose gradients are no more alike.
     """
     rows = group.rows[(group.rows["diagnostic"] == "gradient_cosine") & (group.rows["part"] == "all")]
     if rows.empty:
@@ -85,12 +93,12 @@ def gradient_cosine(group: Diagnosed) -> alt.FacetChart | None:
         .mark_line(interpolate="step-after", strokeWidth=2)
         .encode(
             x=alt.X("cosine:Q", title="Cosine of the two gradients", scale=alt.Scale(domain=[_floor(curves), 1])),
-            y=alt.Y("percent:Q", title="Images at most there (%)", scale=alt.Scale(domain=[0, 100])),
+            y=alt.Y("percent:Q", title="Samples at most there (%)", scale=alt.Scale(domain=[0, 100])),
             color=_scheme_colour(group),
             tooltip=[
                 alt.Tooltip("scheme:N", title="Scheme"),
                 alt.Tooltip("cosine:Q", title="Cosine", format=".3f"),
-                alt.Tooltip("percent:Q", title="Images at most there (%)", format=".0f"),
+                alt.Tooltip("percent:Q", title="Samples at most there (%)", format=".0f"),
             ],
         )
     )
@@ -110,9 +118,10 @@ def boundary_distance(group: Diagnosed) -> alt.FacetChart | None:
         return None
     boxes, panels = [], []
     for defense in group.defenses:
-        for norm, (name, unit) in DISTANCE_PANELS.items():
-            panels.append(f"{name}\ndefense {defense}")
-            boxes += _boxes(rows[rows["defense"] == defense], f"distance_{norm}", unit, panels[-1])
+        for norm in DISTANCES:
+            levels = group.levels if norm == "linf" else 1
+            panels.append(f"{NORM_NAMES[norm]}{f', in 1/{levels}' if levels > 1 else ''}\ndefense {defense}")
+            boxes += _boxes(rows[rows["defense"] == defense], f"distance_{norm}", levels, panels[-1])
     base = alt.Chart().encode(
         y=alt.Y("scheme:N", sort=group.quantized, title="Scheme"),
         yOffset=alt.YOffset("network:N", sort=[BEFORE, AFTER]),
@@ -123,7 +132,7 @@ def boundary_distance(group: Diagnosed) -> alt.FacetChart | None:
             alt.Tooltip("scheme:N", title="Scheme"),
             alt.Tooltip("network:N", title="Network"),
             alt.Tooltip("told:N", title="Quartiles"),
-            alt.Tooltip("n:Q", title="Images that are right"),
+            alt.Tooltip("n:Q", title="Samples that are right"),
         ],
     )
     title = "Distance to the nearest error that was found"
@@ -137,9 +146,9 @@ def boundary_distance(group: Diagnosed) -> alt.FacetChart | None:
     return layers.facet(facet=_panels(panels), columns=2).resolve_scale(x="independent")
 
 
-def _boxes(rows: pd.DataFrame, diagnostic: str, unit: float, panel: str) -> list[dict]:
+def _boxes(rows: pd.DataFrame, diagnostic: str, levels: int, panel: str) -> list[dict]:
     """One box a network. Where an end is infinite, no error being found, the box ends with the widest finite one."""
-    ends = rows[[f"{diagnostic}_q1", f"{diagnostic}_median", f"{diagnostic}_q3"]].to_numpy() * unit
+    ends = rows[[f"{diagnostic}_q1", f"{diagnostic}_median", f"{diagnostic}_q3"]].to_numpy() * levels
     finite = ends[np.isfinite(ends)]
     widest = finite.max() if len(finite) else 1.0
     boxes = []
@@ -164,7 +173,7 @@ SHIFTS = {"prediction_change": "Classes changed", "logit_shift": "Change of the 
 
 
 def quantization_shift(group: Diagnosed) -> alt.FacetChart | None:
-    """What quantization changes on noisy images against the noise: a panel a measure and defense, a colour a scheme."""
+    """What quantization changes on noisy samples, against the noise: panels are measures and defenses."""
     rows = group.table[group.table["part"] == "all"]
     if rows.empty:
         return None
@@ -273,8 +282,9 @@ def _paneled(chart: alt.Chart | alt.LayerChart, panels: list[str], columns: int 
 
 def _panels(order: list[str]) -> alt.Facet:
     # A long name of a defense has a line of its own: on one line it would end beyond its panel.
-    header = alt.Header(labelAnchor="start", labelExpr="split(datum.value, '\\n')")
-    return alt.Facet("panel:N", sort=order, title=None, header=header)
+    facet = panels_of("panel", order)
+    facet.header.labelExpr = "split(datum.value, '\\n')"
+    return facet
 
 
 def _scheme_colour(group: Diagnosed) -> alt.Color:

@@ -1,4 +1,4 @@
-"""How far from each image the nearest adversarial input lies, as far as the minimal-norm attacks found one."""
+"""How far from each sample the nearest adversarial input lies, as far as the minimal-norm attacks found one."""
 
 from math import inf
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import altair as alt
 import pandas as pd
 
-from stages.reporting.figures import COLOURS, SHAPES, variant_label
+from stages.reporting.figures import COLOURS, SHAPES, panels_of, variant_label
 
 PANEL = (260, 220)  # pixels, as of the other charts
 CELL = 22
@@ -77,7 +77,7 @@ def accuracy_vs_flips(group: Attacked) -> alt.FacetChart | None:
     )
     tooltips = {
         **{"variant:N": "Variant", "flips:Q": "Flipped bits", "median:Q": "Median accuracy (%)", "low:Q": "Least (%)"},
-        **{"high:Q": "Most (%)", "clean:Q": "Clean (%)", "draws:Q": "Draws", "n:Q": "Images"},
+        **{"high:Q": "Most (%)", "clean:Q": "Clean (%)", "draws:Q": "Draws", "n:Q": "Samples"},
     }
     layers = alt.layer(
         base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q", title="Accuracy (%)"), y2="high:Q"),
@@ -90,7 +90,9 @@ def accuracy_vs_flips(group: Attacked) -> alt.FacetChart | None:
         data=alt.Data(values=percent.to_dict("records")),
     )
     order = sorted(set(percent["panel"]))
-    return layers.properties(width=PANEL[0], height=PANEL[1]).facet(facet=_panels(order), columns=min(len(order), 3))
+    return layers.properties(width=PANEL[0], height=PANEL[1]).facet(
+        facet=panels_of("panel", order), columns=min(len(order), 3)
+    )
 
 
 def flipped_bits(group: Attacked) -> alt.FacetChart | None:
@@ -131,7 +133,7 @@ def flipped_bits(group: Attacked) -> alt.FacetChart | None:
     )
     return (
         chart.properties(width=alt.Step(CELL), height=alt.Step(CELL))
-        .facet(facet=_panels(order), columns=2)
+        .facet(facet=panels_of("panel", order), columns=2)
         .resolve_scale(x="independent", y="independent")
     )
 
@@ -153,7 +155,7 @@ SECTIONS = {
         "Bit flips",
         "What flipped bits of memory leave",
         "Accuracy against the number of flipped bits, on a logarithmic scale: the line is the median over draws "
-        "(batches of images, or random bits), the band reaches from the least to the most. Where an attack has ended, "
+        "(batches of samples, or random bits), the band reaches from the least to the most. Where an attack has ended, "
         "what was left then is drawn on. Which words may be hit is the attack's setting.",
         "No attack on memory was run.",
     ),
@@ -169,8 +171,8 @@ SECTIONS = {
 GLOSSARY = {
     "Bit flip": "The attacker, or a fault, inverts bits of the network in memory: of its integer weights, or of the "
     "float32 words that scales, biases and batch norm are. Inputs are clean. In the table of all cells n is the number "
-    "of draws (batches of the attacker's images, or random bits), accuracy their mean, and the interval Student's, or "
-    "of one draw Wilson's over its test images.",
+    "of draws (batches of the attacker's samples, or random bits), accuracy their mean, and the interval Student's, or "
+    "of one draw Wilson's over its test samples.",
     "Checksum": "Two bits kept of each group of weights, which the group's next use is compared with; a group that "
     "differs is set to zero. Detected is then the share of flipped bits in such groups, and accuracy with detector "
     "what is left after that.",
@@ -192,7 +194,3 @@ def _attacks(rows: pd.DataFrame, group: Attacked) -> pd.Series:
 def _scale(channel: type, group: Attacked, values: list[str]):
     cycled = [values[index % len(values)] for index in range(len(group.schemes))]
     return channel("scheme:N", title="Scheme", scale=alt.Scale(domain=group.schemes, range=cycled))
-
-
-def _panels(order: list[str]) -> alt.Facet:
-    return alt.Facet("panel:N", sort=order, title=None, header=alt.Header(labelAnchor="start"))

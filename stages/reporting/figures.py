@@ -59,7 +59,7 @@ class Group:
     """The rows that share one figure: one dataset, model and norm, with the orders of its axes.
 
     `rows` has the columns of the result table, of several seeds only the row over them, and beside these `variant`
-    ("int8 · none"), `percent`, `low`, `high` (of accuracy, in 0 to 100), `images` (how many there were of each seed)
+    ("int8 · none"), `percent`, `low`, `high` (of accuracy, in 0 to 100), `samples` (how many there were of each seed)
     and `flagged`; surrogates are named like variants. `distances` has those of `stages.reporting.distances`, and
     `variant` and `flagged`. `subject` is the dataset and model, `headline` the norm's headline epsilon, `budget` what
     readers call it.
@@ -153,16 +153,16 @@ def _variant_labels(table: pd.DataFrame) -> list[str]:
 
 
 def _once(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of the rows of a cell's seeds only the one over all of them, where there are several; with `images` of a seed."""
+    """Of the rows of a cell's seeds only that over all of them, where there are several; with `samples` of a seed."""
     cell = [*VARIANT, "threat", "surrogate", "attack", "norm", "grid", "epsilon", "flips"]
-    images = rows[rows["seed"] != "all"].groupby(cell)["n"].min().rename("images")
+    samples = rows[rows["seed"] != "all"].groupby(cell)["n"].min().rename("samples")
     over_seeds_first = rows.sort_values("seed", key=lambda seed: seed != "all", kind="stable")
-    return over_seeds_first.drop_duplicates(cell).sort_index().join(images, on=cell)
+    return over_seeds_first.drop_duplicates(cell).sort_index().join(samples, on=cell)
 
 
-def differ_in_images(rows: pd.DataFrame) -> bool:
-    """Whether some of a group's rows are over another number of images, so over other images, than the rest."""
-    return rows["images"].nunique() > 1
+def differ_in_samples(rows: pd.DataFrame) -> bool:
+    """Whether some of a group's rows are over another number of samples, so over other samples, than the rest."""
+    return rows["samples"].nunique() > 1
 
 
 def _group(rows, variants, distances, subject, norm, headlines, *, several_norms) -> Group:
@@ -195,11 +195,11 @@ def _group(rows, variants, distances, subject, norm, headlines, *, several_norms
 def heatmap(group: Group) -> alt.FacetChart | None:
     """Defense x scheme: worst-case accuracy at the headline epsilon beside clean accuracy, flagged cells hatched.
 
-    A cell over another number of images than most of its panel says over how many.
+    A cell over another number of samples than most of its panel says over how many.
     """
     worst_case = f"Worst case, {group.budget}"
     panels = {CLEAN: group.clean(), worst_case: group.worst_case()}
-    cells = pd.concat([rows.assign(panel=panel, count=_unusual(rows["images"])) for panel, rows in panels.items()])
+    cells = pd.concat([rows.assign(panel=panel, count=_unusual(rows["samples"])) for panel, rows in panels.items()])
     base = alt.Chart().encode(
         x=alt.X("scheme:N", sort=group.schemes, title="Scheme", axis=alt.Axis(labelAngle=0, labelExpr=IN_LINES)),
         # In a font that is wider than the one that it was measured in, the longest name would run into the title.
@@ -215,13 +215,13 @@ def heatmap(group: Group) -> alt.FacetChart | None:
     )
     # As wide a gap as titles need above few columns, in a font that is wider than the one that they are measured in.
     return layers.properties(width=alt.Step(width), height=alt.Step(height)).facet(
-        facet=_panels([worst_case, CLEAN]), columns=2, spacing={"column": 50}
+        facet=panels_of("panel", [worst_case, CLEAN]), columns=2, spacing={"column": 50}
     )
 
 
-def _unusual(images: pd.Series) -> pd.Series:
-    """`n = 8` where the number of images is not the most common one (of equally common ones the largest), else null."""
-    return images.map("n = {:,}".format).where(images != images.mode().max())
+def _unusual(samples: pd.Series) -> pd.Series:
+    """`n = 8` where the number of samples is not the most common (of equally common ones the largest), else null."""
+    return samples.map("n = {:,}".format).where(samples != samples.mode().max())
 
 
 def accuracy_vs_epsilon(group: Group) -> alt.FacetChart | None:
@@ -326,7 +326,7 @@ def transfer(group: Group) -> alt.FacetChart | None:
         data=_data(cells, "panel", "attack", "surrogate"),
     )
     return layers.properties(width=alt.Step(step), height=alt.Step(step)).facet(
-        facet=_panels(sorted(set(cells["panel"]))), columns=1
+        facet=panels_of("panel", sorted(set(cells["panel"]))), columns=1
     )
 
 
@@ -343,7 +343,7 @@ def distance(group: Group) -> alt.FacetChart | None:
     """Median and quartiles of the distance to the nearest adversarial input that was found: a panel a defense.
 
     A bar runs from the lower to the upper quartile, to an arrow at the edge where there is no upper one, since no
-    adversarial input was found for more than a quarter of the images.
+    adversarial input was found for more than a quarter of the samples.
     """
     rows = group.distances
     if rows.empty:
@@ -398,7 +398,7 @@ def _told(distance: float, levels: int) -> str:
 def _distance_tooltips() -> list[alt.Tooltip]:
     titles = {
         **{"variant": "Variant", "low_told": "Nearest quarter within", "median_told": "Nearest half within"},
-        **{"high_told": "Nearest three quarters within", "found_for": "Adversarial inputs", "n": "Images"},
+        **{"high_told": "Nearest three quarters within", "found_for": "Adversarial inputs", "n": "Samples"},
         **{"attacks": "Attacks", "flags": "Flags"},
     }
     return [alt.Tooltip(f"{name}:N", title=title) for name, title in titles.items()]
@@ -500,7 +500,7 @@ def _told_accuracies(group: Group) -> list[str]:
     robust = group.worst_case().sort_values("percent", kind="stable")
     if robust.empty:
         return [in_the_table]
-    counts = ", {images:,} images" if differ_in_images(robust) else ""
+    counts = ", {samples:,} samples" if differ_in_samples(robust) else ""
     told = f"{{percent:.1f}} % ({{variant}}{counts})"
     low, high = (told.format(**robust.iloc[end]) for end in (0, -1))
     return [
@@ -516,7 +516,7 @@ def _told_distances(group: Group) -> list[str]:
     unknown = rows[~np.isfinite(rows["median"])]
     if len(unknown):
         names = ", ".join(unknown["variant"])
-        sentences.append(f"None was found for more than half of the images of {names}.")
+        sentences.append(f"None was found for more than half of the samples of {names}.")
     return [*sentences, f"{_flagged_of(rows)}.".capitalize()]
 
 
@@ -574,9 +574,9 @@ def configuration(theme: str) -> dict:
 
 
 def _data(rows: pd.DataFrame, *columns: str) -> alt.Data:
-    shown = dict.fromkeys(["variant", "percent", "low", "high", "images", "flagged", "flags", *columns])
+    shown = dict.fromkeys(["variant", "percent", "low", "high", "samples", "flagged", "flags", *columns])
     seeds = rows["n"].map(" × {} seeds".format).where(rows["seed"] == "all", "")
-    rows = rows.assign(images=rows["images"].map("{:,}".format) + seeds)
+    rows = rows.assign(samples=rows["samples"].map("{:,}".format) + seeds)
     return _values(rows[list(shown)].round({"percent": 3, "low": 3, "high": 3}))
 
 
@@ -595,7 +595,7 @@ def _tooltips(*names: str) -> list[alt.Tooltip]:
     return [
         *(alt.Tooltip(f"{name}:N", title=titles[name]) for name in names if name != "flags"),
         *(alt.Tooltip(f"{name}:Q", title=title, format=".1f") for name, title in numbers.items()),
-        alt.Tooltip("images:N", title="Images"),
+        alt.Tooltip("samples:N", title="Samples"),
         *(alt.Tooltip(f"{name}:N", title=titles[name]) for name in names if name == "flags"),
     ]
 
@@ -661,10 +661,13 @@ def _cycle(values: list[str], count: int) -> list[str]:
     return [values[index % len(values)] for index in range(count)]
 
 
-def _panels(order: list[str]) -> alt.Facet:
-    return alt.Facet("panel:N", sort=order, title=None, header=alt.Header(labelAnchor="start"))
+def panels_of(column: str, order: list[str]) -> alt.Facet:
+    """A panel for each value of a column, in this order, with its name above it."""
+    return alt.Facet(f"{column}:N", sort=order, title=None, header=alt.Header(labelAnchor="start"))
 
 
 def _fluid(layers: alt.LayerChart, panels: list[str], height: int | alt.Step = 220) -> alt.FacetChart:
     """Panels of a fixed size, which the page's script fits to its width."""
-    return layers.properties(width=260, height=height).facet(facet=_panels(panels), columns=min(len(panels), 3))
+    return layers.properties(width=260, height=height).facet(
+        facet=panels_of("panel", panels), columns=min(len(panels), 3)
+    )

@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 from stages.metrics.flags import MEANINGS
 from stages.metrics.results import THREATS, split_flags
 from stages.norms import SNR
-from stages.reporting.figures import Group, differ_in_images, is_unbounded, medians
+from stages.reporting.figures import Group, differ_in_samples, is_unbounded, medians
 from stages.reporting.sizes import NORM_NAMES, budget_label
 
 NUMBERS = ["No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve"]
@@ -18,7 +18,7 @@ FLOAT_SCHEME = "fp32"
 # How the attacks of a threat are told, where its name in brackets would not do.
 TOLD = {"transfer": "with {} transferred from the other variants", "noise": "with {} (no attacker)"}
 
-# What may be attacked on fewer images than the rest (a test set may be small), and the word before its name.
+# What may be attacked on fewer samples than the rest (a test set may be small), and the word before its name.
 FEWER = {"dataset": "of", "defense": "of", "attack": "with"}
 
 
@@ -45,20 +45,20 @@ def _done(results: pd.DataFrame, norms: list[str]) -> Markup:
     )
     verb = "was" if count == 1 else "were"
     if attacked.empty:
-        return sentence + Markup(" {} scored on clean images only: no attack was run.").format(verb)
+        return sentence + Markup(" {} scored on clean samples only: no attack was run.").format(verb)
     tried = attacked.groupby("norm")["epsilon"]
     largest = {norm: tried.get_group(norm).agg("min" if norm == SNR else "max") for norm in norms}
     budgets = [budget_label(largest[norm], norm, several_norms=len(norms) > 1) for norm in norms]
     budgets = [budget.replace("epsilon", "epsilon up to").replace("SNR", "SNR down to") for budget in budgets]
     return sentence + Markup(" {} attacked {}, on {}, at {}.").format(
-        verb, _attacks(attacked), _images(attacked), _list(budgets)
+        verb, _attacks(attacked), _samples(attacked), _list(budgets)
     )
 
 
-def _images(attacked: pd.DataFrame) -> Markup:
-    """On how many images, and what was limited to fewer: each limit once, under the first of `FEWER` that has it."""
+def _samples(attacked: pd.DataFrame) -> Markup:
+    """On how many samples, and what was limited to fewer: each limit once, under the first of `FEWER` that has it."""
     most = attacked["n"].max()
-    told = Markup("{:,} test images each").format(most)
+    told = Markup("{:,} test samples each").format(most)
     limited = []
     for column, preposition in FEWER.items():
         counts = attacked.groupby(column)["n"].max()
@@ -105,7 +105,7 @@ def _best(group: Group, *, name_subject: bool, budget_first: bool) -> Markup:
         where,
         best["variant"],
         best["percent"],
-        _of_images(best, attacked) or " of the images",
+        _of_samples(best, attacked) or " of the samples",
         there,
         best["low"],
         best["high"],
@@ -114,9 +114,9 @@ def _best(group: Group, *, name_subject: bool, budget_first: bool) -> Markup:
     )
 
 
-def _of_images(row: pd.Series, rows: pd.DataFrame, preposition: str = "of") -> str:
-    """Over how many images a number is (of each seed), where the rows that it may be compared with differ in that."""
-    return f" {preposition} {row['images']:,} images" if differ_in_images(rows) else ""
+def _of_samples(row: pd.Series, rows: pd.DataFrame, preposition: str = "of") -> str:
+    """Over how many samples a number is (of each seed), where the rows that it may be compared with differ in that."""
+    return f" {preposition} {row['samples']:,} samples" if differ_in_samples(rows) else ""
 
 
 def _nearest(group: Group, *, name_subject: bool) -> list[Markup]:
@@ -128,7 +128,7 @@ def _nearest(group: Group, *, name_subject: bool) -> list[Markup]:
     opening = f"On {group.subject}, half" if name_subject else "Half"
     depending = ", depending on the variant" if len(known) > 1 else ""
     return [
-        Markup("{} of the correctly classified images have an adversarial one within an {} distance of {}{}.").format(
+        Markup("{} of the correctly classified samples have an adversarial one within an {} distance of {}{}.").format(
             opening, NORM_NAMES[group.norm], " to ".join(dict.fromkeys([known[0], known[-1]])), depending
         )
     ]
@@ -142,7 +142,7 @@ def _runner_up(trusted: pd.DataFrame, attacked: pd.DataFrame) -> Markup:
         return Markup("")
     second = level.iloc[0]
     return Markup("; {} lies within it with {:.1f} %{}").format(
-        second["variant"], second["percent"], _of_images(second, attacked)
+        second["variant"], second["percent"], _of_samples(second, attacked)
     )
 
 
@@ -150,7 +150,7 @@ def _cost(group: Group, best: pd.Series, attacked: pd.DataFrame) -> Markup:
     """What the best is worth without its defense, and clean."""
     clean = group.clean().set_index("variant")
     own = clean.loc[best["variant"]]
-    told = Markup("its clean accuracy is {:.1f} %{}").format(own["percent"], _of_images(own, clean, "on"))
+    told = Markup("its clean accuracy is {:.1f} %{}").format(own["percent"], _of_samples(own, clean, "on"))
     if best["defense"] == "none":
         return Markup(", without any defense; {}").format(told)
     undefended = attacked.query("scheme == @best.scheme and defense == 'none'")
@@ -159,7 +159,7 @@ def _cost(group: Group, best: pd.Series, attacked: pd.DataFrame) -> Markup:
     plain = undefended.iloc[0]
     return Markup(", against {:.1f} %{}{} undefended; {}, {}").format(
         plain["percent"],
-        _of_images(plain, attacked),
+        _of_samples(plain, attacked),
         " (flagged)" if plain["flagged"] else "",
         told,
         _lost(own, clean.loc[plain["variant"]]),
@@ -167,9 +167,9 @@ def _cost(group: Group, best: pd.Series, attacked: pd.DataFrame) -> Markup:
 
 
 def _lost(own: pd.Series, plain: pd.Series) -> str:
-    """What a defense costs in clean accuracy: no difference where the two are over other images."""
-    if own["images"] != plain["images"]:
-        return f"that of the undefended one {plain['percent']:.1f} % on {plain['images']:,}"
+    """What a defense costs in clean accuracy: no difference where the two are over other samples."""
+    if own["samples"] != plain["samples"]:
+        return f"that of the undefended one {plain['percent']:.1f} % on {plain['samples']:,}"
     lost = plain["percent"] - own["percent"]
     return f"{abs(lost):.1f} points {'less' if lost >= 0 else 'more'} than undefended"
 

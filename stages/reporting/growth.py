@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import altair as alt
 import pandas as pd
 
-from stages.reporting.figures import variant_label
+from stages.reporting.figures import panels_of, variant_label
 
 PANEL = (260, 220)  # pixels, as of the other charts
 COLUMNS = ["dataset", "model", "variant", "layer", "step", "channels", "times"]
@@ -68,8 +68,9 @@ def growth(group: Grown) -> alt.FacetChart:
         )
     )
     order = list(dict.fromkeys(rows["variant"]))
-    facet = alt.Facet("variant:N", sort=order, title=None, header=alt.Header(labelAnchor="start"))
-    return chart.properties(width=PANEL[0], height=PANEL[1]).facet(facet=facet, columns=min(len(order), 3))
+    return chart.properties(width=PANEL[0], height=PANEL[1]).facet(
+        facet=panels_of("variant", order), columns=min(len(order), 3)
+    )
 
 
 FIGURES: dict[str, Callable[[Grown], alt.FacetChart]] = {"growth": growth}

@@ -43,8 +43,8 @@ SECTIONS = {
     "heatmap": (
         "Heat map",
         "Which defense and number format withstand attack",
-        f"Accuracy on attacked and on clean images, each number in percent. {HATCHED} Hatched cells are flagged: do "
-        "not trust their numbers, which may be far too high. A cell with an <i>n</i> is over so many images, another "
+        f"Accuracy on attacked and on clean samples, each number in percent. {HATCHED} Hatched cells are flagged: do "
+        "not trust their numbers, which may be far too high. A cell with an <i>n</i> is over so many samples, another "
         "number than most cells of its panel, and compares with these only roughly.",
         "No variant was evaluated at the headline epsilon.",
     ),
@@ -58,8 +58,8 @@ SECTIONS = {
     "distance": (
         "Distance",
         "How near adversarial inputs lie",
-        "Distance from correctly classified images to the nearest adversarial input that the minimal-norm attacks "
-        "found: the mark is the median, the bar runs from the lower to the upper quartile. Images for which none was "
+        "Distance from correctly classified samples to the nearest adversarial input that the minimal-norm attacks "
+        "found: the mark is the median, the bar runs from the lower to the upper quartile. Samples for which none was "
         "found count as infinitely far, so a bar may end in an arrow or a median be missing. True distances may be "
         f"smaller, never larger. {HOLLOW} Hollow marks are flagged.",
         "No minimal-norm attack was run.",
@@ -67,7 +67,7 @@ SECTIONS = {
     "transfer": (
         "Transfer",
         "What attacks crafted on one network do to another",
-        "Accuracy in percent of each target (column) on images crafted on each surrogate (row) at {budgets}. "
+        "Accuracy in percent of each target (column) on samples crafted on each surrogate (row) at {budgets}. "
         "The framed diagonal is the attack on the network itself; a column whose lowest number lies elsewhere suggests "
         f"that this attack misjudged the network. {HATCHED} Hatched cells are flagged.",
         "No attack was transferred between variants.",
@@ -94,8 +94,8 @@ DIAGNOSTIC_SECTIONS = {
     "gradient_cosine": (
         "Gradients",
         "How far quantization turns the gradients",
-        "The cosine between the input gradients of the float and of the quantized network, over images: the curve is "
-        "the share of images at or below a cosine. Where it is low, an attacker who follows the gradient of one "
+        "The cosine between the input gradients of the float and of the quantized network, over samples: the curve is "
+        "the share of samples at or below a cosine. Where it is low, an attacker who follows the gradient of one "
         "of them climbs little on the other.",
         "No variant is quantized.",
     ),
@@ -109,8 +109,8 @@ DIAGNOSTIC_SECTIONS = {
     "quantization_shift": (
         "Shift",
         "What quantization changes by itself",
-        "How many images change their class, and how far their logits move, from the float to the quantized network, "
-        "on images with uniform noise.",
+        "How many samples change their class, and how far their logits move, from the float to the quantized network, "
+        "on samples with uniform noise.",
         "No variant is quantized.",
     ),
 }
@@ -129,9 +129,9 @@ UNCERTAINTY_SECTIONS = {
     "rejection": (
         "Rejection",
         "What rejecting uncertain inputs is worth",
-        "Accuracy of the images that are accepted, when those whose prediction has the largest entropy over all passes "
-        "are rejected, clean and at {budgets}. Where a curve falls, the errors are surer than what is right, as an "
-        "attacker makes them who knows of the rejection.",
+        "Accuracy of the samples that are accepted, when those whose prediction has the largest entropy over all "
+        "passes are rejected, clean and at {budgets}. Where a curve falls, the errors are surer than what is right, as "
+        "an attacker makes them who knows of the rejection.",
         "No network says how sure it is.",
     ),
 }
@@ -139,7 +139,7 @@ UNCERTAINTY_SECTIONS = {
 GLOSSARY = {
     "Variant": "A trained network: dataset, model, scheme, defense and seed.",
     "Scheme": "The network's number format: fp32 is the float network, int8 has 8-bit weights and activations "
-    "(int8_calibrated_on_test, a control, with ranges from images that it is evaluated on), int16x8 "
+    "(int8_calibrated_on_test, a control, with ranges from samples that it is evaluated on), int16x8 "
     "has 8-bit weights and 16-bit activations, w4a4 has 4-bit ones of both, w1a1 has single bits, qat has the widths "
     "that it is given, mixed chooses those of each layer, and early_growth is a binary network whose layers grew "
     "channels; the weights of first and last layers keep 8 bits unless a format says otherwise.",
@@ -156,12 +156,12 @@ GLOSSARY = {
     "an accuracy near 0; for minimal-norm attacks it is what they found, however far. No attacker's budget, so these "
     "cells are in no curve and no worst case.",
     "Minimal-norm attack": "An attack without a budget that looks for the nearest adversarial input. At an epsilon it "
-    "counts as successful where what it found is that near; elsewhere the image is as it was.",
+    "counts as successful where what it found is that near; elsewhere the sample is as it was.",
     "Distance": "The size of the change in the attack's norm. The distance to the nearest adversarial input that was "
     "found is an upper bound: a better attack may find a nearer one.",
-    "Robust accuracy": "The share of all evaluated images that are still classified correctly under attack; an image "
+    "Robust accuracy": "The share of all evaluated samples that are still classified correctly under attack; a sample "
     "that is wrong when clean counts as not robust.",
-    "Worst case": "An image counts only if it withstands every attack of one norm and epsilon.",
+    "Worst case": "A sample counts only if it withstands every attack of one norm and epsilon.",
     "White box": "The attacker computes gradients of the attacked network itself.",
     "Adaptive": "White box against a defense whose own gradients would mislead: a filter of inputs is differentiated "
     "as a smooth stand-in of it (BPDA), a random network by gradients that average several draws (EOT).",
@@ -172,13 +172,13 @@ GLOSSARY = {
     "Black box": "The attacker sees the outputs of the attacked network and nothing else of it.",
     "Transfer": "The attack was crafted on another network, the surrogate, and replayed on the target.",
     "Noise": "Random changes of the same size: no attacker, the control.",
-    "Forwards, backwards": "Passes through the network that an attack takes for one image, and passes back for "
+    "Forwards, backwards": "Passes through the network that an attack takes for one sample, and passes back for "
     "gradients. A black-box attack's forwards are its queries; a worst case has the sum of its attacks.",
-    "95 % interval": "Wilson's interval over images for one seed, Student's t-interval over several seeds.",
+    "95 % interval": "Wilson's interval over samples for one seed, Student's t-interval over several seeds.",
     "Digital": "Adversarial images are 8-bit images, so that epsilon in Linf is a multiple of 1/255; sound: 16 bits.",
     "Pre-quantizer": "The change is real-valued and made before the sensor rounds.",
     "Detected": "The share of inputs that a defense's detector rejects; in clean rows, wrongly.",
-    "Accuracy with detector": "Images that are accepted and classified correctly when they are clean, and rejected "
+    "Accuracy with detector": "Samples that are accepted and classified correctly when they are clean, and rejected "
     "or classified correctly when they are attacked. Of the attacks, pgd_evading alone also tries to pass a "
     "detector; the others go for a wrong class.",
     "Flag": "A reason why a number must not be trusted, found by the evaluation itself.",

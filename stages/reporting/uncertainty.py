@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 
 from stages.metrics.uncertainty import at_headlines, rejection_curve
-from stages.reporting.figures import COLOURS, variant_label
+from stages.reporting.figures import COLOURS, panels_of, variant_label
 from stages.reporting.sizes import budget_label
 
 CLEAN = "clean"
-SHARES = np.linspace(0, 0.9, 46)  # of rejected images, at which curves are drawn
+SHARES = np.linspace(0, 0.9, 46)  # of rejected samples, at which curves are drawn
 SOLID, DASHED = [1, 0], [5, 3]  # dashed where colours come again
 PANEL = (260, 220)  # pixels, as of the other charts
 
@@ -85,13 +85,14 @@ def rejection(group: Uncertain) -> alt.FacetChart:
                 alt.Tooltip("series:N", title="Attack"),
                 alt.Tooltip("rejected:Q", title="Rejected (%)", format=".0f"),
                 alt.Tooltip("percent:Q", title="Accuracy (%)", format=".1f"),
-                alt.Tooltip("n:Q", title="Images"),
+                alt.Tooltip("n:Q", title="Samples"),
             ],
         )
     )
     width, height = PANEL
-    facet = alt.Facet("panel:N", sort=group.panels, title=None, header=alt.Header(labelAnchor="start"))
-    return chart.properties(width=width, height=height).facet(facet=facet, columns=min(len(group.panels), 3))
+    return chart.properties(width=width, height=height).facet(
+        facet=panels_of("panel", group.panels), columns=min(len(group.panels), 3)
+    )
 
 
 FIGURES = {"rejection": rejection}
@@ -100,6 +101,6 @@ FIGURES = {"rejection": rejection}
 def description(name: str, group: Uncertain) -> str:
     """A figure's text for those who cannot see it."""
     return (
-        f"{group.title}: accuracy of the accepted images against the share that is rejected as uncertain, a panel for "
+        f"{group.title}: accuracy of the accepted samples against the share that is rejected as uncertain, a panel for "
         "each variant. The numbers are in uncertainty.csv."
     )

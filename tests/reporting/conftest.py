@@ -40,19 +40,19 @@ def black_box_study(study):
 
 @pytest.fixture(scope="session")
 def limited_study():
-    """Two formats of equal size, and a filter that was evaluated on 8 images and, of course, adaptively."""
+    """Two formats of equal size, and a filter that was evaluated on 8 samples and, of course, adaptively."""
     return limited(8)
 
 
-def limited(images: int, **options):
-    """Scores, result table and groups of a study whose filter, pixel_defend, was evaluated on fewer images."""
+def limited(samples: int, **options):
+    """Scores, result table and groups of a study whose filter, pixel_defend, was evaluated on fewer samples."""
     options = {"attacks": ("fgsm", "pgd", "square"), "epsilons": (0, 4 / 255, HEADLINE)} | options
     networks = {"schemes": ("fp32", "int8", "w4a4"), "defenses": ("none", "fast_at"), "also": (), "transfer": ()}
     scores = synthetic_scores(**networks, **options, samples=100, test_samples=1200)
     scores = scores.replace({"scheme": {"w4a4": "int16x8"}, "defense": {"fast_at": "pixel_defend"}})
     filtered = scores["defense"] == "pixel_defend"
     scores.loc[filtered & (scores["threat"] == "white_box"), "threat"] = "adaptive"
-    scores = scores[~filtered | (scores["sample"] < images)]
+    scores = scores[~filtered | (scores["sample"] < samples)]
     table = results(scores, {})
     return scores, table, groups(table, footprints(table), HEADLINES, distances(scores, table))
 

@@ -127,6 +127,17 @@ def test_boxes_are_quartiles_before_and_after(group):
         assert found == pytest.approx([row[f"{column}_{name}"] * unit for name in ("q1", "median", "q3")], abs=1e-4)
 
 
+def test_distances_are_told_in_steps_of_sound_where_the_budget_is():
+    rows = synthetic_diagnostics(defenses=("none",))
+    robust = rows["diagnostic"] == "robust_correct"
+    sound = group_of(rows.assign(magnitude=rows["magnitude"].mask(robust, 2 / 65535)))
+    panels = {box["panel"] for box in shown("boundary_distance", sound)}
+    assert panels == {"L2\ndefense none", "Linf, in 1/65535\ndefense none"}
+    least = min(box["low"] for box in shown("boundary_distance", sound) if box["panel"].startswith("Linf"))
+    assert least == pytest.approx(65535 * sound.table["distance_linf_q1"].min(), abs=1e-4)
+    assert group_of(rows[~robust]).levels == 255
+
+
 def test_where_no_error_was_found_a_box_ends_with_the_widest_other():
     rows = synthetic_diagnostics(schemes=("fp32", "int8"), defenses=("none",))
     far = (rows["part"] == "all") & (rows["diagnostic"] == "distance_l2")

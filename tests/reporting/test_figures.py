@@ -149,10 +149,10 @@ def test_a_filter_stands_beside_the_undefended_in_the_curve_of_an_attack(limited
     assert "threat" in {tooltip["field"] for tooltips in told for tooltip in tooltips}
 
 
-def test_cells_over_another_number_of_images_say_so(limited_study):
+def test_cells_over_another_number_of_samples_say_so(limited_study):
     (group,) = limited_study[2]
     cells = specification(FIGURES["heatmap"](group))["data"]["values"]
-    counts = {(cell["panel"], cell["defense"]): (cell["count"], cell["images"]) for cell in cells}
+    counts = {(cell["panel"], cell["defense"]): (cell["count"], cell["samples"]) for cell in cells}
     worst_case = "Worst case, epsilon 8/255"
     assert len(cells) == 12
     assert counts == {
@@ -162,12 +162,12 @@ def test_cells_over_another_number_of_images_say_so(limited_study):
         ("Clean", "pixel_defend"): ("n = 8", "8"),
     }
     assert texts(drawing("heatmap", [group])).count("n = 8") == 6
-    assert re.search(r" % \([^)]*, 8 images\)", description("heatmap", group))
+    assert re.search(r" % \([^)]*, 8 samples\)", description("heatmap", group))
 
 
-def test_no_cell_tells_its_images_where_all_have_as_many(default_study):
+def test_no_cell_tells_its_samples_where_all_have_as_many(default_study):
     (group,) = default_study[2]
-    assert "n = " not in drawing("heatmap", [group]) and "images)" not in description("heatmap", group)
+    assert "n = " not in drawing("heatmap", [group]) and "samples)" not in description("heatmap", group)
 
 
 def test_without_attacks_the_clean_cells_are_drawn(study):
@@ -177,10 +177,10 @@ def test_without_attacks_the_clean_cells_are_drawn(study):
     assert "n = " not in drawing("heatmap", groups)
 
 
-def test_images_of_several_seeds_are_those_of_each():
+def test_samples_of_several_seeds_are_those_of_each():
     (group,) = limited(8, seeds=(0, 1))[2]
     cells = specification(FIGURES["heatmap"](group))["data"]["values"]
-    assert {cell["images"] for cell in cells} == {"100 × 2 seeds", "1,200 × 2 seeds", "8 × 2 seeds"}
+    assert {cell["samples"] for cell in cells} == {"100 × 2 seeds", "1,200 × 2 seeds", "8 × 2 seeds"}
     assert {cell["count"] for cell in cells} == {None, "n = 8"}
 
 

@@ -14,7 +14,7 @@ def test_three_sentences_say_what_was_done_found_and_not_to_be_trusted(default_s
     done, best, trust = sentences(default_study)
     assert done == (
         "Ten variants of resnet8 on fashion_mnist were attacked with fgsm and pgd (white box), with pgd transferred "
-        "from the other variants, and with noise (no attacker), on 100 test images each, at epsilon up to 8/255."
+        "from the other variants, and with noise (no attacker), on 100 test samples each, at epsilon up to 8/255."
     )
     worst = group.worst_case().query("scheme != 'fp32' and not flagged")
     winner = worst.loc[worst["percent"].idxmax()]
@@ -30,9 +30,9 @@ def test_attacks_are_told_apart_by_what_the_attacker_sees(black_box_study):
     )
 
 
-def test_what_was_attacked_on_fewer_images_is_named(limited_study):
+def test_what_was_attacked_on_fewer_samples_is_named(limited_study):
     done = sentences(limited_study)[0]
-    assert "on 100 test images each (8 of pixel_defend), at epsilon" in done
+    assert "on 100 test samples each (8 of pixel_defend), at epsilon" in done
 
 
 def test_each_limit_is_told_once(limited_study):
@@ -41,28 +41,28 @@ def test_each_limit_is_told_once(limited_study):
     table.loc[(table["attack"] == "square") & (table["defense"] == "none"), "n"] = 50
     on_the_filter_alone = (table["attack"] == "fgsm") & (table["defense"] == "none")
     (done, *_) = findings(table[~on_the_filter_alone], groups)
-    assert "on 100 test images each (8 of pixel_defend, 50 with square), at" in done
+    assert "on 100 test samples each (8 of pixel_defend, 50 with square), at" in done
 
 
-def test_numbers_over_other_images_are_told_with_their_images_and_not_subtracted(limited_study):
+def test_numbers_over_other_samples_are_told_with_their_samples_and_not_subtracted(limited_study):
     (group,) = limited_study[2]
     best = sentences(limited_study)[1]
     clean, worst = (rows.set_index("variant")["percent"] for rows in (group.clean(), group.worst_case()))
     scheme = re.search(r"<b>(\w+) · pixel_defend</b>", best)[1]
     own, plain = f"{scheme} · pixel_defend", f"{scheme} · none"
-    assert f"<b>{worst[own]:.1f} %</b> of 8 images stay correctly classified" in best
-    assert f" % of 8 images), against {worst[plain]:.1f} % of 100 images undefended" in best  # also of the runner-up
+    assert f"<b>{worst[own]:.1f} %</b> of 8 samples stay correctly classified" in best
+    assert f" % of 8 samples), against {worst[plain]:.1f} % of 100 samples undefended" in best  # also of the runner-up
     assert (
-        f"its clean accuracy is {clean[own]:.1f} % on 8 images, that of the undefended one {clean[plain]:.1f} % "
+        f"its clean accuracy is {clean[own]:.1f} % on 8 samples, that of the undefended one {clean[plain]:.1f} % "
         "on 1,200."
     ) in best
     assert "points" not in best
 
 
-def test_images_of_several_seeds_are_counted_for_each():
+def test_samples_of_several_seeds_are_counted_for_each():
     done, best, _ = sentences(limited(8, seeds=(0, 1)))
-    assert "on 100 test images each (8 of pixel_defend)" in done
-    assert "</b> of 8 images stay" in best and "of 100 images undefended" in best
+    assert "on 100 test samples each (8 of pixel_defend)" in done
+    assert "</b> of 8 samples stay" in best and "of 100 samples undefended" in best
 
 
 def test_the_best_variant_is_compared_with_its_undefended_self(default_study):
@@ -114,15 +114,15 @@ def test_each_norm_has_its_best_and_its_distances(two_norm_study):
     done, in_linf, in_l2, near, _ = sentences(two_norm_study)
     assert (
         "attacked with deepfool, pgd and pgd_l2 (white box), and with pgd and pgd_l2 transferred from the other "
-        "variants, on 100 test images each, at Linf epsilon up to 8/255 and L2 epsilon up to 0.5."
+        "variants, on 100 test samples each, at Linf epsilon up to 8/255 and L2 epsilon up to 0.5."
     ) in done
     for sentence, budget in ((in_linf, "Linf epsilon 8/255"), (in_l2, "L2 epsilon 0.5")):
         assert sentence.startswith(f"At {budget}, the most robust quantized variant without a flag is <b>")
-        assert "of the images stay correctly classified under the worst of these attacks" in sentence
+        assert "of the samples stay correctly classified under the worst of these attacks" in sentence
     group = two_norm_study[2][1]
     trusted = group.distances[~group.distances["flagged"]].sort_values("median")
     assert near == (
-        "Half of the correctly classified images have an adversarial one within an L2 distance of "
+        "Half of the correctly classified samples have an adversarial one within an L2 distance of "
         f"{trusted['median'].iloc[0]:.3g} ({trusted['variant'].iloc[0]}) to "
         f"{trusted['median'].iloc[-1]:.3g} ({trusted['variant'].iloc[-1]}), depending on the variant."
     )

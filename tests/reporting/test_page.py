@@ -188,7 +188,7 @@ def test_distances_are_told_to_those_who_cannot_see_them(two_norm_study):
         text for text in re.findall(r'role="img" aria-label="([^"]*)"', html_of(two_norm_study)) if "Median" in text
     )
     assert all(f"({variant})" in text for variant in in_l2.distances["variant"] if variant != "w1a1 · none")
-    assert "None was found for more than half of the images of w1a1 · none." in text
+    assert "None was found for more than half of the samples of w1a1 · none." in text
     assert "1 of 10 variants are flagged." in text
 
 
