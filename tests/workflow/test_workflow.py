@@ -215,7 +215,7 @@ def test_forcing_a_job_overlooks_no_other(computed):
 
 def test_a_failing_job_fails_the_run_with_one_sentence_and_keeps_the_rest(project):
     (project.folder / "bad").touch()
-    done = project.run("snakemake", "--cores", "2", "--keep-going")
+    done = project.run("snakemake", "--cores", "2")
     assert done.returncode != 0
     assert "error: data/adversarial/even-add.json: is bad" in done.stdout
     assert "Report:" not in done.stdout
