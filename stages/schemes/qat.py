@@ -31,6 +31,7 @@ def quantize(
     channels: Positive = 1.0,
     as_large_as: str = "",
     from_scratch: bool = False,
+    scales: Literal["percentile", "least_squares"] = "percentile",
     epochs: Count = 4,
     learning_rate: Positive = 0.02,
 ) -> Quantized:
@@ -40,11 +41,13 @@ def quantize(
     channels: so many times the model's own in each hidden layer. as_large_as: another number format; so many times that
         weights take as many bytes as those of its network, which `reference` describes. from_scratch: from random
         weights, not from the float ones, as networks with other channels always are: what they are to be held against.
+    scales: that activations start from, before they are trained: `percentile` takes in 99.999 % of what calibration
+        saw, `least_squares` is where rounding errs least, which few bits on little data need.
     """
     format = Format(weights, activations, sum_bits=sums, edge_bits=edges, layers=layers or None)
     given = scaled(make.groups(), channels) if from_scratch or channels != 1 else None
     if reference is not None:
         given = scaled_to(make.groups(), partial(make.weight_bytes, format), reference["footprint"]["weight_bytes"])
     return quantization_aware(
-        make, format, calibration, fine_tune, epochs=epochs, learning_rate=learning_rate, channels=given
+        make, format, calibration, fine_tune, epochs=epochs, learning_rate=learning_rate, channels=given, scales=scales
     )

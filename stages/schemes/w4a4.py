@@ -1,6 +1,7 @@
 """w4a4: 4-bit weights and activations, quantization-aware training from the float weights."""
 
 from collections.abc import Callable
+from typing import Literal
 
 from torch import Tensor
 
@@ -16,8 +17,11 @@ def quantize(
     calibration: list[Tensor],
     fine_tune: Callable[..., list[dict]],
     *,
+    scales: Literal["percentile", "least_squares"] = "percentile",
     epochs: Count = 2,
     learning_rate: Positive = 0.02,
 ) -> Quantized:
-    """Trained on from calibrated scales."""
-    return quantization_aware(make, FORMAT, calibration, fine_tune, epochs=epochs, learning_rate=learning_rate)
+    """Trained on from calibrated scales; `scales` as in `qat`."""
+    return quantization_aware(
+        make, FORMAT, calibration, fine_tune, epochs=epochs, learning_rate=learning_rate, scales=scales
+    )
