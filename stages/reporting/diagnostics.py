@@ -282,9 +282,7 @@ def _paneled(chart: alt.Chart | alt.LayerChart, panels: list[str], columns: int 
 
 def _panels(order: list[str]) -> alt.Facet:
     # A long name of a defense has a line of its own: on one line it would end beyond its panel.
-    facet = panels_of("panel", order)
-    facet.header.labelExpr = "split(datum.value, '\\n')"
-    return facet
+    return panels_of("panel", order, labelExpr="split(datum.value, '\\n')")
 
 
 def _scheme_colour(group: Diagnosed) -> alt.Color:

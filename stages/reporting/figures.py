@@ -661,9 +661,9 @@ def _cycle(values: list[str], count: int) -> list[str]:
     return [values[index % len(values)] for index in range(count)]
 
 
-def panels_of(column: str, order: list[str]) -> alt.Facet:
+def panels_of(column: str, order: list[str], **header: str) -> alt.Facet:
     """A panel for each value of a column, in this order, with its name above it."""
-    return alt.Facet(f"{column}:N", sort=order, title=None, header=alt.Header(labelAnchor="start"))
+    return alt.Facet(f"{column}:N", sort=order, title=None, header=alt.Header(labelAnchor="start", **header))
 
 
 def _fluid(layers: alt.LayerChart, panels: list[str], height: int | alt.Step = 220) -> alt.FacetChart:

@@ -138,6 +138,11 @@ def test_distances_are_told_in_steps_of_sound_where_the_budget_is():
     assert group_of(rows[~robust]).levels == 255
 
 
+def test_a_defense_has_a_line_of_its_own_above_its_panel(group):
+    facet = FIGURES["boundary_distance"](group).to_dict()["facet"]
+    assert facet["header"]["labelExpr"] == r"split(datum.value, '\n')"
+
+
 def test_where_no_error_was_found_a_box_ends_with_the_widest_other():
     rows = synthetic_diagnostics(schemes=("fp32", "int8"), defenses=("none",))
     far = (rows["part"] == "all") & (rows["diagnostic"] == "distance_l2")
