@@ -217,13 +217,14 @@ def _plugin_file(kind: str, name: str) -> Path:
 
 
 @cache
-def _parsed(text: str) -> ast.Module:
-    return ast.parse(text)
+def _parsed(file: Path, size: int, changed: int) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
 def _body(file: Path) -> list[ast.stmt]:
+    state = file.stat()  # a plan asks some ten thousand times, each job makes one, and a test may write the file anew
     try:
-        return _parsed(file.read_text(encoding="utf-8")).body
+        return _parsed(file, state.st_size, state.st_mtime_ns).body
     except SyntaxError as error:
         raise PluginError(f"{_shown(file)}: line {error.lineno}: {error.msg}, expected Python source.") from error
 
