@@ -15,7 +15,8 @@ function fit(chart, width) {
     spec.columns = Math.max(1, Math.min(spec.columns, Math.floor(width / needed)));
     return spec;
   }
-  const axis = 70, gap = 28, least = 230;
+  const axis = 70, least = 230;
+  const gap = spec.resolve?.scale?.y === "independent" ? 36 + axis : 36;  // there every panel has its own axis
   spec.columns = Math.max(1, Math.min(spec.columns, panels, Math.floor((width - axis + gap) / (least + gap))));
   panel.width = Math.min(420, Math.floor((width - axis - gap * (spec.columns - 1)) / spec.columns) - 6);
   return spec;

@@ -72,7 +72,7 @@ def _diagnosed(title: str, rows: pd.DataFrame, variants: pd.DataFrame) -> Diagno
 def gradient_cosine(group: Diagnosed) -> alt.FacetChart | None:
     """The distribution of the cosine between float and quantized input gradients: a panel a defense, a colour a scheme.
 
-    Read at a cosine: the share of samples whose gradients are no more alike.
+    Read at a cosine: the share of samples whose gradients are no more alike. Marks are medians.
     """
     rows = group.rows[(group.rows["diagnostic"] == "gradient_cosine") & (group.rows["part"] == "all")]
     if rows.empty:
@@ -88,21 +88,23 @@ def gradient_cosine(group: Diagnosed) -> alt.FacetChart | None:
         for share in CURVE
         if mine["value"].notna().any()
     ]
-    chart = (
-        alt.Chart(alt.Data(values=curves))
-        .mark_line(interpolate="step-after", strokeWidth=2)
-        .encode(
-            x=alt.X("cosine:Q", title="Cosine of the two gradients", scale=alt.Scale(domain=[_floor(curves), 1])),
-            y=alt.Y("percent:Q", title="Samples at most there (%)", scale=alt.Scale(domain=[0, 100])),
-            color=_scheme_colour(group),
-            tooltip=[
-                alt.Tooltip("scheme:N", title="Scheme"),
-                alt.Tooltip("cosine:Q", title="Cosine", format=".3f"),
-                alt.Tooltip("percent:Q", title="Samples at most there (%)", format=".0f"),
-            ],
-        )
+    base = alt.Chart().encode(
+        x=alt.X("cosine:Q", title="Cosine of the two gradients", scale=alt.Scale(domain=[_floor(curves), 1])),
+        y=alt.Y("percent:Q", title="Samples at most there (%)", scale=alt.Scale(domain=[0, 100])),
+        color=_scheme_colour(group),
+        tooltip=[
+            alt.Tooltip("scheme:N", title="Scheme"),
+            alt.Tooltip("cosine:Q", title="Cosine", format=".3f"),
+            alt.Tooltip("percent:Q", title="Samples at most there (%)", format=".0f"),
+        ],
     )
-    return _paneled(chart, [f"Defense {defense}" for defense in group.defenses])
+    medians = base.mark_point(filled=True, opacity=1, size=52).encode(shape=_scheme_shape(group))
+    layers = alt.layer(
+        base.mark_line(interpolate="step-after", strokeWidth=2),
+        medians.transform_filter("datum.percent === 50"),
+        data=alt.Data(values=curves),
+    )
+    return _paneled(layers, [f"Defense {defense}" for defense in group.defenses])
 
 
 def _floor(curves: list[dict]) -> float:
@@ -143,7 +145,7 @@ def boundary_distance(group: Diagnosed) -> alt.FacetChart | None:
     layers = alt.layer(bars, medians, data=alt.Data(values=boxes)).properties(
         width=PANEL[0], height=alt.Step(22, **{"for": "offset"})
     )
-    return layers.facet(facet=_panels(panels), columns=2).resolve_scale(x="independent")
+    return layers.facet(facet=_panels(panels), columns=2).resolve_scale(x="independent", y="independent")
 
 
 def _boxes(rows: pd.DataFrame, diagnostic: str, levels: int, panel: str) -> list[dict]:
@@ -198,9 +200,7 @@ def quantization_shift(group: Diagnosed) -> alt.FacetChart | None:
         color=_scheme_colour(group),
     )
     marks = base.mark_point(filled=True, opacity=1, size=52).encode(
-        shape=alt.Shape(
-            "scheme:N", title="Scheme", scale=alt.Scale(domain=group.quantized, range=_as_everywhere(SHAPES, group))
-        ),
+        shape=_scheme_shape(group),
         tooltip=[
             alt.Tooltip("scheme:N", title="Scheme"),
             alt.Tooltip("noise:Q", title="Noise (1/255)"),
@@ -288,6 +288,11 @@ def _panels(order: list[str]) -> alt.Facet:
 def _scheme_colour(group: Diagnosed) -> alt.Color:
     scale = alt.Scale(domain=group.quantized, range=_as_everywhere(COLOURS, group))
     return alt.Color("scheme:N", title="Scheme", scale=scale)
+
+
+def _scheme_shape(group: Diagnosed) -> alt.Shape:
+    scale = alt.Scale(domain=group.quantized, range=_as_everywhere(SHAPES, group))
+    return alt.Shape("scheme:N", title="Scheme", scale=scale)
 
 
 def _as_everywhere(values: list[str], group: Diagnosed) -> list[str]:

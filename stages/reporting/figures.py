@@ -560,7 +560,8 @@ def configuration(theme: str) -> dict:
         "font": FONT,
         "axis": text
         | {"gridColor": colours["grid"], "domainColor": colours["soft"], "tickColor": colours["soft"]}
-        | {"titleFontWeight": 500, "titlePadding": 8, "labelLimit": 200},
+        # Labels at the ends stay at their ticks: pushed inside, they touch their neighbours.
+        | {"titleFontWeight": 500, "titlePadding": 8, "labelLimit": 200, "labelFlush": False},
         "legend": text
         | {"orient": "bottom", "titleFontWeight": 500, "symbolSize": 80, "symbolOpacity": 1, "columns": 4}
         | {"columnPadding": 30, "labelLimit": 280},
@@ -569,7 +570,7 @@ def configuration(theme: str) -> dict:
         "title": {"color": colours["ink"], "anchor": "start", "fontSize": 15, "fontWeight": 600, "offset": 12},
         "view": {"stroke": None},
         "text": {"color": colours["ink"]},
-        "facet": {"spacing": 28},
+        "facet": {"spacing": 36},
     }
 
 
