@@ -146,8 +146,10 @@ def _no_examples(strip: list[examples.Row]) -> str:
 
 
 def _judged(claims: str, evidence: Evidence) -> list[Claim] | None:
-    """The claims that a file of stages/claims/ judges; None where the study names none."""
-    return import_module(f"stages.claims.{claims}").claims(evidence) if claims else None
+    """The claims that a file of stages/claims/ judges, those with a number first; None where the study names none."""
+    if not claims:
+        return None
+    return sorted(import_module(f"stages.claims.{claims}").claims(evidence), key=lambda claim: claim.ours is None)
 
 
 def _gathered(job, folder: str) -> pd.DataFrame | None:

@@ -1,4 +1,4 @@
-"""How far from each sample the nearest adversarial input lies, as far as the minimal-norm attacks found one."""
+"""How far from each sample the nearest adversarial input lies, as far as any attack found one."""
 
 from math import inf
 
@@ -16,8 +16,9 @@ COLUMNS = [*NETWORK, "norm", *QUARTILES, "found", "n", "attacks", "flags"]
 def distances(scores: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
     """One row a (dataset, model, scheme, defense, norm) that minimal-norm attacks were run on: columns `COLUMNS`.
 
-    `scores` has one row a sample, `results` is the result table made from it. Per sample of a seed the distance is the
-    least that any of the norm's minimal-norm attacks found. Each is an upper bound, as every attack's.
+    `scores` has one row a sample, `results` is the result table made from it. Per sample of a seed that a minimal-norm
+    attack was run on, the distance is the least at which any of the norm's attacks found an error: those with budgets
+    at the size that was measured, replays not. Each is an upper bound.
 
     - `low`, `median`, `high`: the least distance (input units, in l0 values) within which a quarter, half, three
       quarters of the samples have an adversarial input, infinite where none was found for that many.
@@ -26,12 +27,18 @@ def distances(scores: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
     - `flags`, joined by `;`: those of the attack that found the nearest for most samples, at whichever epsilon.
     """
     clean = scores[scores["threat"] == "clean"].set_index([*VARIANT, "sample"])["correct"]
-    as_found = scores["minimal_norm"] & (scores["epsilon"] == inf) & (scores["threat"] != "transfer")
+    # At infinity attacks with budgets were let loose to test them, and minimal-norm ones are as they found errors.
+    as_found = scores["minimal_norm"] == (scores["epsilon"] == inf)
+    as_found &= ~scores["threat"].isin(["clean", "transfer"])
     rows = []
     for norm, crafted in scores[as_found].groupby("norm"):
+        sought = crafted["minimal_norm"]
+        if not sought.any():
+            continue
         errors = crafted[norm].astype(float).where(~crafted["correct"], inf)
-        found = errors.set_axis(pd.MultiIndex.from_frame(crafted[[*VARIANT, "sample", "attack"]])).unstack("attack")
-        found = found[clean.reindex(found.index).to_numpy(dtype=bool)]
+        found = errors.groupby([crafted[column] for column in [*VARIANT, "sample", "attack"]]).min().unstack("attack")
+        samples = pd.MultiIndex.from_frame(crafted.loc[sought, [*VARIANT, "sample"]].drop_duplicates())
+        found = found.loc[samples[clean.reindex(samples).to_numpy(dtype=bool)]]
         for network, samples in found.groupby(NETWORK, sort=False):
             rows.append(_row(network, norm, samples, results))
     # Without any row the columns would hold objects.

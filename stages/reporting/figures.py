@@ -242,8 +242,7 @@ def accuracy_vs_epsilon(group: Group) -> alt.FacetChart | None:
         x=alt.X(
             "size:Q",
             title=_size_title("Epsilon", group),
-            # Budgets grow to the right: of an SNR, to where the noise is as loud as the signal.
-            scale=alt.Scale(domain=[0, curves["size"].max()], **({"reverse": True} if group.norm == SNR else {})),
+            scale=_budgets(curves["size"], group.norm),
             axis=alt.Axis(values=sorted(set(curves["size"])), labelExpr=IN_FULL, labelOverlap=True),
         ),
         color=_colour("scheme", group.schemes),
@@ -262,6 +261,13 @@ def accuracy_vs_epsilon(group: Group) -> alt.FacetChart | None:
         data=_data(curves, "panel", "size", "series", "threat", "surrogate", "scheme", "defense"),
     ).transform_filter("datum.series === series")
     return _fluid(layers, [f"Defense {defense}" for defense in group.defenses])
+
+
+def _budgets(sizes: pd.Series, norm: str) -> alt.Scale:
+    """An axis on which budgets grow to the right: of an SNR, from the faintest change to the loudest that was tried."""
+    if norm == SNR:
+        return alt.Scale(domain=[sizes.min(), sizes.max()], reverse=True)
+    return alt.Scale(domain=[0, sizes.max()])
 
 
 def _size_title(size: str, group: Group) -> str:
@@ -355,8 +361,8 @@ def distance(group: Group) -> alt.FacetChart | None:
     found_for = (100 * rows["found"]).map("found for {:.0f} %".format)
     told = {name: [_told(value, group.levels) for value in rows[name]] for name in scaled}
     data = rows.assign(
-        **found.round(4),
-        end=found["high"].fillna(edge).round(4),
+        **found.round(6),  # of sound a ten-thousandth is far
+        end=found["high"].fillna(edge).round(6),
         is_open=np.isfinite(rows["low"]) & ~np.isfinite(rows["high"]),
         label=np.where(np.isfinite(rows["median"]), told["median"], found_for + rows["flagged"].map(FLAGGED)),
         found_for=found_for,

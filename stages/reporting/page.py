@@ -58,10 +58,10 @@ SECTIONS = {
     "distance": (
         "Distance",
         "How near adversarial inputs lie",
-        "Distance from correctly classified samples to the nearest adversarial input that the minimal-norm attacks "
-        "found: the mark is the median, the bar runs from the lower to the upper quartile. Samples for which none was "
-        "found count as infinitely far, so a bar may end in an arrow or a median be missing. True distances may be "
-        f"smaller, never larger. {HOLLOW} Hollow marks are flagged.",
+        "Distance from correctly classified samples to the nearest adversarial input that any attack found, where "
+        "minimal-norm attacks were run: the mark is the median, the bar runs from the lower to the upper quartile. "
+        "Samples for which none was found count as infinitely far, so a bar may end in an arrow or a median be "
+        f"missing. True distances may be smaller, never larger. {HOLLOW} Hollow marks are flagged.",
         "No minimal-norm attack was run.",
     ),
     "transfer": (

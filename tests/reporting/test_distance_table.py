@@ -64,14 +64,38 @@ def test_of_several_attacks_the_nearest_counts_for_each_image():
     assert (row["low"], row["median"], row["high"], row["attacks"]) == (1, 2, 3, "ddn, deepfool")
 
 
-def test_attacks_with_budgets_and_transferred_ones_have_no_say():
+def test_transferred_attacks_have_no_say_and_attacks_with_budgets_alone_have_no_row():
     alone = measured(study(attacks=("deepfool",)))
-    scores = study(attacks=("noise", "pgd", "pgd_l2", "deepfool"), schemes=("int8", "w4a4"), transfer=("deepfool",))
-    among_others = measured(scores)
-    assert (scores[scores["attack"] == "pgd_l2"]["epsilon"] == inf).any()
+    among_others = measured(study(attacks=("pgd", "deepfool"), schemes=("int8", "w4a4"), transfer=("deepfool",)))
     among_others = among_others[among_others["scheme"] == "int8"]
     pd.testing.assert_frame_equal(among_others.reset_index(drop=True), alone)
     assert measured(study(attacks=("pgd", "pgd_l2"))).empty
+
+
+def with_a_budget(found, epsilon):
+    """Scores of an attack with a budget of `epsilon`, as `by_hand` makes those of one without."""
+    return by_hand(found, attack="pgd_l2")[1].assign(minimal_norm=False, epsilon=epsilon)
+
+
+def test_errors_within_budgets_are_as_far_as_they_were_measured():
+    clean, sought = by_hand([4, 1, 8, inf])
+    budgets = [with_a_budget([inf, inf, 2.5, inf], 3.0), with_a_budget([3.5, inf, 3.5, 4.5], 5.0)]
+    (row,) = measured(pd.concat([clean, sought, *budgets])).to_dict("records")
+    assert (row["low"], row["median"], row["high"]) == (1, 2.5, 3.5)
+    assert (row["n"], row["found"], row["attacks"]) == (4, 1, "deepfool, pgd_l2")
+
+
+def test_errors_without_bounds_are_near_nothing():
+    clean, sought = by_hand([1, inf, inf, inf])
+    (row,) = measured(pd.concat([clean, sought, with_a_budget([9, 9, 9, 9], inf)])).to_dict("records")
+    assert (row["found"], row["attacks"]) == (0.25, "deepfool")
+
+
+def test_samples_that_no_attack_sought_the_nearest_error_of_do_not_count():
+    clean, sought = by_hand([1, 2, 3, 4])
+    budget = with_a_budget([5, 6, 7, 0.5], 8.0)
+    (row,) = measured(pd.concat([clean, sought[sought["sample"] < 3], budget])).to_dict("records")
+    assert (row["low"], row["median"], row["high"], row["n"]) == (1, 2, 3, 3)
 
 
 def test_the_made_up_margins_come_back():
