@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import altair as alt
 import numpy as np
@@ -31,6 +32,7 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-se
 
 IN_FULL = "format(datum.value, '~g')"  # an axis's own format rounds 0.25 where ticks are far apart
 DISTANCE_ROW = 44  # pixels
+EDGE = 8  # times the largest median: what lies beyond would leave the rest no room
 NAME_LINE = 13  # pixels
 LETTER = 8  # pixels, of a wide one
 FLAGGED = {True: ", flagged", False: ""}  # where there is no mark that could be hollow
@@ -348,8 +350,8 @@ def transfer_cells(group: Group) -> pd.DataFrame:
 def distance(group: Group) -> alt.FacetChart | None:
     """Median and quartiles of the distance to the nearest adversarial input that was found: a panel a defense.
 
-    A bar runs from the lower to the upper quartile, to an arrow at the edge where there is no upper one, since no
-    adversarial input was found for more than a quarter of the samples.
+    A bar runs from the lower to the upper quartile, to an arrow at the edge where the upper one lies beyond: far from
+    all medians, or nowhere, since no adversarial input was found for more than a quarter of the samples.
     """
     rows = group.distances
     if rows.empty:
@@ -357,13 +359,15 @@ def distance(group: Group) -> alt.FacetChart | None:
     scaled = rows[["low", "median", "high"]] * group.levels
     found = scaled.where(np.isfinite(scaled))
     # Room for the arrows; without any number the axis is empty, of whichever length.
-    edge = 1.15 * np.nanmax([0, *found["high"], *found["median"], *found["low"]]) or 1
+    farthest = np.nanmax([0, *found["high"], *found["median"], *found["low"]])
+    edge = min(1.15 * farthest, EDGE * np.nanmax([0, *found["median"]]) or inf) or 1
+    found = found.where(found < edge)
     found_for = (100 * rows["found"]).map("found for {:.0f} %".format)
     told = {name: [_told(value, group.levels) for value in rows[name]] for name in scaled}
     data = rows.assign(
         **found.round(6),  # of sound a ten-thousandth is far
         end=found["high"].fillna(edge).round(6),
-        is_open=np.isfinite(rows["low"]) & ~np.isfinite(rows["high"]),
+        is_open=found["low"].notna() & found["high"].isna(),
         label=np.where(np.isfinite(rows["median"]), told["median"], found_for + rows["flagged"].map(FLAGGED)),
         found_for=found_for,
         panel="Defense " + rows["defense"],

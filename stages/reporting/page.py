@@ -60,8 +60,9 @@ SECTIONS = {
         "How near adversarial inputs lie",
         "Distance from correctly classified samples to the nearest adversarial input that any attack found, where "
         "minimal-norm attacks were run: the mark is the median, the bar runs from the lower to the upper quartile. "
-        "Samples for which none was found count as infinitely far, so a bar may end in an arrow or a median be "
-        f"missing. True distances may be smaller, never larger. {HOLLOW} Hollow marks are flagged.",
+        "Samples for which none was found count as infinitely far, so a median may be missing. A bar that ends in an "
+        f"arrow goes on, maybe infinitely. True distances may be smaller, never larger. {HOLLOW} Hollow marks are "
+        "flagged.",
         "No minimal-norm attack was run.",
     ),
     "transfer": (

@@ -288,6 +288,17 @@ def test_distance_in_linf_counts_steps_of_the_grid():
     assert "found for 60 %" in texts(drawing("distance", [group]))
 
 
+def test_distance_ends_where_one_quartile_would_leave_the_rest_no_room():
+    rows = pd.DataFrame(
+        [("int8", 1.0, 2.0, 3.0), ("w1a1", 1.0, 2.0, 400.0)], columns=["scheme", "low", "median", "high"]
+    ).assign(defense="none", found=1.0, n=5, attacks="ddn", flags="", flagged=False)
+    rows["variant"] = rows["scheme"]
+    group = Group("t", "t", "l2", 0.5, "", None, rows, None, ["int8", "w1a1"], ["none"])
+    values = distance_values(group)
+    assert (values["int8"]["end"], values["int8"]["is_open"]) == (3, False)
+    assert (values["w1a1"]["end"], values["w1a1"]["is_open"], values["w1a1"]["high_told"]) == (16, True, "400")
+
+
 def test_distance_is_drawn_where_nothing_was_found_at_all():
     rows = pd.DataFrame([("int8", inf, inf, inf)], columns=["scheme", "low", "median", "high"])
     rows = rows.assign(defense="none", found=0.0, n=5, attacks="jsma", flags="", flagged=False, variant="int8")
