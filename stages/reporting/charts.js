@@ -15,8 +15,7 @@ function fit(chart, width) {
     spec.columns = Math.max(1, Math.min(spec.columns, Math.floor(width / needed)));
     return spec;
   }
-  const axis = 70, least = 230;
-  const gap = spec.resolve?.scale?.y === "independent" ? 36 + axis : 36;  // there every panel has its own axis
+  const axis = 70, gap = 36, least = 230;
   spec.columns = Math.max(1, Math.min(spec.columns, panels, Math.floor((width - axis + gap) / (least + gap))));
   panel.width = Math.min(420, Math.floor((width - axis - gap * (spec.columns - 1)) / spec.columns) - 6);
   return spec;
@@ -41,14 +40,22 @@ async function draw() {
   views = [];
   for (const element of document.querySelectorAll(".chart")) {
     // The section's width, because a hidden figure has none.
-    const spec = fit(DATA.charts[element.dataset.chart], element.closest("section").clientWidth);
+    const width = element.closest("section").clientWidth;
+    const spec = fit(DATA.charts[element.dataset.chart], width);
     // Drawn empty, a hidden figure would not grow when it is shown again: it keeps the first series.
     const chosen = document.querySelector("input[name=series]:checked")?.value;
     const series = element.closest("figure").hidden ? undefined : chosen;
     const values = { ...DATA.themes[theme], ...(series && { series }) };
     spec.params = spec.params.map((param) => ({ ...param, value: values[param.name] ?? param.value }));
     Object.assign(spec, { config: DATA.configurations[theme], background: "transparent" });
-    const { view } = await vegaEmbed(element, spec, options(theme));
+    let { view } = await vegaEmbed(element, spec, options(theme));
+    // How wide labels are is known when they are drawn.
+    const excess = element.querySelector("svg").getAttribute("width") - width;
+    if (excess > 0 && !spec.spec.width.step) {
+      view.finalize();
+      spec.spec.width -= Math.ceil(excess / spec.columns);
+      ({ view } = await vegaEmbed(element, spec, options(theme)));
+    }
     // A pause in which the browser shows the chart and answers its reader.
     await new Promise((resume) => setTimeout(resume));
     if (current !== drawing) return view.finalize();

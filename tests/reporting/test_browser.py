@@ -126,10 +126,11 @@ def test_everything_is_drawn_from_one_file_and_fits(opened, name, width):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_panels_are_fitted_to_the_width(opened, width):
-    tab = opened(width=width)
-    room = tab.locator("#accuracy_vs_epsilon .scroll").bounding_box()["width"]
-    drawn = tab.locator("#accuracy_vs_epsilon svg").bounding_box()["width"]
+@pytest.mark.parametrize(("name", "section"), [("default", "accuracy_vs_epsilon"), ("two norms", "distance")])
+def test_panels_are_fitted_to_the_width(opened, name, section, width):
+    tab = opened(name, width)
+    room = tab.locator(f"#{section} .scroll").first.bounding_box()["width"]
+    drawn = tab.locator(f"#{section} svg").first.bounding_box()["width"]
     assert 0.8 * room < drawn <= room
 
 
