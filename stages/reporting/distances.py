@@ -7,6 +7,7 @@ import pandas as pd
 
 from stages.metrics.cells import VARIANT
 from stages.metrics.results import split_flags
+from stages.reporting.figures import is_unbounded
 
 NETWORK = ["dataset", "model", "scheme", "defense"]  # over all seeds
 QUARTILES = {"low": 0.25, "median": 0.5, "high": 0.75}
@@ -27,8 +28,8 @@ def distances(scores: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
     - `flags`, joined by `;`: those of the attack that found the nearest for most samples, at whichever epsilon.
     """
     clean = scores[scores["threat"] == "clean"].set_index([*VARIANT, "sample"])["correct"]
-    # At infinity attacks with budgets were let loose to test them, and minimal-norm ones are as they found errors.
-    as_found = scores["minimal_norm"] == (scores["epsilon"] == inf)
+    # Where any input was allowed attacks with budgets were let loose to test them, and minimal-norm ones are as found.
+    as_found = scores["minimal_norm"] == is_unbounded(scores)
     as_found &= ~scores["threat"].isin(["clean", "transfer"])
     rows = []
     for norm, crafted in scores[as_found].groupby("norm"):

@@ -96,8 +96,8 @@ DIAGNOSTIC_SECTIONS = {
         "Gradients",
         "How far quantization turns the gradients",
         "The cosine between the input gradients of the float and of the quantized network, over samples: the curve is "
-        "the share of samples at or below a cosine. Where it is low, an attacker who follows the gradient of one "
-        "of them climbs little on the other.",
+        "the share of samples at or below a cosine, its mark the median. Where it is low, an attacker who follows the "
+        "gradient of one of them climbs little on the other.",
         "No variant is quantized.",
     ),
     "boundary_distance": (

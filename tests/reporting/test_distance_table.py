@@ -72,9 +72,9 @@ def test_transferred_attacks_have_no_say_and_attacks_with_budgets_alone_have_no_
     assert measured(study(attacks=("pgd", "pgd_l2"))).empty
 
 
-def with_a_budget(found, epsilon):
+def with_a_budget(found, epsilon, norm="l2"):
     """Scores of an attack with a budget of `epsilon`, as `by_hand` makes those of one without."""
-    return by_hand(found, attack="pgd_l2")[1].assign(minimal_norm=False, epsilon=epsilon)
+    return by_hand(found, attack="pgd_l2", norm=norm)[1].assign(minimal_norm=False, epsilon=epsilon)
 
 
 def test_errors_within_budgets_are_as_far_as_they_were_measured():
@@ -85,9 +85,11 @@ def test_errors_within_budgets_are_as_far_as_they_were_measured():
     assert (row["n"], row["found"], row["attacks"]) == (4, 1, "deepfool, pgd_l2")
 
 
-def test_errors_without_bounds_are_near_nothing():
-    clean, sought = by_hand([1, inf, inf, inf])
-    (row,) = measured(pd.concat([clean, sought, with_a_budget([9, 9, 9, 9], inf)])).to_dict("records")
+@pytest.mark.parametrize(("norm", "epsilon"), [("l2", inf), ("linf", 1.0)])
+def test_errors_without_bounds_are_near_nothing(norm, epsilon):
+    clean, sought = by_hand([0.1, inf, inf, inf], norm=norm)
+    loose = with_a_budget([0.9, 0.9, 0.9, 0.9], epsilon, norm)
+    (row,) = measured(pd.concat([clean, sought, loose])).to_dict("records")
     assert (row["found"], row["attacks"]) == (0.25, "deepfool")
 
 
