@@ -411,12 +411,17 @@ def _tell_other_bytes(records: Mapping[str, Record], locked: Mapping[str, Record
         if name in locked and _digests(record) != _digests(locked[name]) and same_origin(record, locked[name])
     ]
     if different:
-        others = f" and {len(different) - NAMED} others" if len(different) > NAMED else ""
         print(
-            f"different: {', '.join(different[:NAMED])}{others} came out with other bytes than {dvcfiles.LOCK} said: "
+            f"different: {some(different)} came out with other bytes than {dvcfiles.LOCK} said: "
             "what follows runs on these, now or in the next run",
             file=sys.stderr,
         )
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of many names, and how many others there are."""
+    others = f" and {len(names) - NAMED} others" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{others}"
 
 
 def _digests(record: Record) -> dict[str, str]:

@@ -8,14 +8,14 @@ says what it published; what no index names any more is removed.
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from stages.ledger.files import md5, write_whole
 from stages.ledger.job import Job
-from stages.ledger.ledger import Ledger
-from stages.ledger.runcache import RunCache
+from stages.ledger.ledger import Ledger, some
+from stages.ledger.runcache import Record, RunCache
 
 INDEX = Path("data/published.txt")  # in a study's folder: the files that it published, one a line
 OBJECTS = ("files/md5/??/*", "runs/??/*/*")
@@ -36,12 +36,18 @@ def publish(
         What was published, and of which rules' jobs not all contents, one line each.
 
     Raises:
-        ValueError: a file is not what its record says.
+        ValueError: a file is not what its record says, or results would be lost for which nothing stands in.
     """
     assessment, *_ = ledger.restore()
-    ledger.write_lock(assessment)
     records = {**assessment.current, **assessment.known, **assessment.needed}
     published = RunCache(folder)
+    if lost := _lost(ledger, published, records):
+        raise ValueError(
+            f"{INDEX}: {len(lost)} results would go out of it, {some([job.name for job in lost])}: they have to run "
+            "here, as what they read was made again and came out with other bytes. Expected that they have run, or a "
+            "clone in which it was not made again."
+        )
+    ledger.write_lock(assessment)
     contents: set[Path] = set()
     incomplete: Counter[str] = Counter()
     for job, record in records.items():
@@ -63,6 +69,21 @@ def publish(
         f"{removed} files were removed; {os.path.relpath(folder)} holds {total / 1e6:.2f} MB in all{left_out}\n"
         f"known by their record alone: {lacking or 'none'}"
     )
+
+
+def _lost(ledger: Ledger, published: RunCache, records: Mapping[Job, Record]) -> list[Job]:
+    """The jobs that have a published record as a clone would see them, from published inputs, and none here."""
+    outs: dict[str, dict[str, Any]] = {}  # by path, published ones where there are any
+    lost = []
+    for job in ledger.jobs:
+        here = records.get(job)
+        inputs = [outs[path] for path in sorted(job.inputs) if path in outs]
+        found = published.find(ledger.wanted_of(job, inputs), job.products) if len(inputs) == len(job.inputs) else ()
+        record = next(iter(found), here)
+        outs |= {out["path"]: out for out in record["outs"]} if record else {}
+        if record and not here:
+            lost.append(job)
+    return lost
 
 
 def _keep(published: RunCache, out: dict[str, Any]) -> bool:

@@ -132,6 +132,19 @@ def test_a_study_that_is_not_finished_publishes_what_it_has(published):
     assert len([path for path in stored() if path.startswith("runs/")]) == 2
 
 
+def test_results_are_not_lost_where_what_they_read_came_out_with_other_bytes(published):
+    publishing(published)
+    before, lock = stored(), Path("dvc.lock").read_text()
+    published.produce(FIRST, "as another machine makes it", recompute=True)
+    told = "2 results would go out of it, double--a, tell--all: they have to run here"
+    with pytest.raises(ValueError, match=rf"^data/published\.txt: {told}"):
+        publishing(published)
+    assert stored() == before and Path("dvc.lock").read_text() == lock
+    published.run()
+    assert publishing(published).startswith("3 records and 1 contents")
+    assert stored() != before
+
+
 def test_a_file_that_is_not_what_its_record_says_is_refused(published):
     status, path = Path("data/b.bin").stat(), Path("data/b.bin")
     path.write_bytes(b"\0" + path.read_bytes()[1:])
