@@ -31,7 +31,7 @@ def quantize(
     edges: Literal[1, 2, 3, 4, 5, 6, 7, 8] = 1,
     base: Positive = 1.0,
     largest: Positive = 2.0,
-    chance: Fraction = 0.1,
+    chance: Fraction = 0.3,
     rate: Positive = 50.0,
     temperature: Positive = 1.0,
     cooling: Fraction = 0.9,
@@ -49,7 +49,9 @@ def quantize(
     largest: so many times may be there in the end. A pass of the first stage costs what one of that network costs: 2 is
         four times as many multiply-accumulates.
     chance: of each further channel, at the start, to be there in a pass. Low, as the network starts from its base, but
-        not so low that channels never meet the passes in which they could show their use.
+        not so low that channels are seldom in the passes in which they could show their use: with 0.1 a twelfth more
+        came in a whole growth, with 0.3 a quarter in half a step (docs/schemes.md). At one half mere drift, up or down,
+        would decide.
     rate: how many times as fast as weights the logits of chances learn. One gradient has to move them by units, not by
         hundredths: with 1, at a learning rate of 0.2, none of them changed sign in 276 passes (`benchmarks/growth.py`).
     temperature, cooling: of the soft mask whose gradient the drawn one has, in the first step, and what it is
