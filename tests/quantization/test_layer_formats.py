@@ -126,7 +126,7 @@ def test_frozen_networks_of_every_width_are_those_that_were_trained(settings):
         expected, frozen = (network(inputs) for network in (case.brevitas, case.frozen))
     assert (expected.argmax(1) == frozen.argmax(1)).float().mean() >= 0.999
     assert ((expected - frozen).abs().amax(1) < 1e-4).float().mean() > 0.95
-    assert (frozen.argmax(1) == labels).float().mean() > 0.5  # it has learned
+    assert (frozen.argmax(1) == labels).float().mean() > 0.25  # it has learned: chance is 0.1
     leaf = inputs[:50].clone().requires_grad_()
     case.frozen(leaf).logsumexp(1).sum().backward()
     assert (leaf.grad.flatten(1).norm(dim=1) > 0).float().mean() > 0.9

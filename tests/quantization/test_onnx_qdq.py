@@ -131,6 +131,13 @@ def test_inputs_are_rounded_to_the_grid_and_centred_on_the_mean():
     assert found == [10, 10, 11, 11, 11, 12, 20, 21, 22, 23, 30, 210, 255, 255, 255, 255]
 
 
+def test_sums_are_exact_where_the_processor_adds_two_products_in_16_bits():
+    network = small(Format(8, 8))
+    with torch.no_grad():
+        network.classifier.weight.fill_(127)  # the classifier is what ONNX Runtime has an integer kernel for
+    assert as_frozen(network, levels(*[200, 250] * 8)) == [127 * 16 * 225] * 16
+
+
 @pytest.mark.parametrize("model", ["resnet8", "coffee_cnn"])
 @pytest.mark.parametrize("scheme", ["int8", "int16x8", "w4a4", "w1a1"])
 def test_operators_stand_between_pairs_and_weights_are_integers(model, scheme):
