@@ -37,8 +37,9 @@ run: setup ## answer the default study in data/results/report.html
 smoke: setup ## run the same chain, extended, in about two minutes, in studies/smoke
 	@$(BIN)/snakemake --cores all --config study=smoke
 
-test: setup ## run the tests
-	@$(BIN)/python -m pytest -m "not slow"
+# A file's tests stay together, as they share networks. More processes than these wait for the slowest file.
+test: setup ## run the tests, on up to four cores
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses logical --maxprocesses 4 --dist loadfile
 
 test-slow: setup ## run the tests that take many minutes
 	@$(BIN)/python -m pytest -m slow
