@@ -10,7 +10,7 @@ from torch import Tensor
 class RuntimeNetwork:
     """An ONNX model as ONNX Runtime runs it on the CPU, with the optimisations that it has by default.
 
-    But for one: without AVX512-VNNI its kernels of 8 bits add pairs of products in 16, which overflow and are cut.
+    But for one: without AVX512-VNNI its kernels of 8 bits add two products in 16 bits, and cut what does not fit.
     """
 
     def __init__(self, model: bytes, threads: int):

@@ -119,14 +119,14 @@ CASES = {
 @pytest.mark.parametrize("settings", CASES.values(), ids=CASES)
 def test_frozen_networks_of_every_width_are_those_that_were_trained(settings):
     case, (inputs, labels) = (
-        make_case("tiny_cnn", "qat", epochs=1, learning_rate=0.01, **settings),
+        make_case("tiny_cnn", "qat", epochs=2, learning_rate=0.01, **settings),
         images("test", 1000),
     )
     with torch.no_grad():
         expected, frozen = (network(inputs) for network in (case.brevitas, case.frozen))
     assert (expected.argmax(1) == frozen.argmax(1)).float().mean() >= 0.999
     assert ((expected - frozen).abs().amax(1) < 1e-4).float().mean() > 0.95
-    assert (frozen.argmax(1) == labels).float().mean() > 0.25  # it has learned: chance is 0.1
+    assert (frozen.argmax(1) == labels).float().mean() > 0.5  # it has learned
     leaf = inputs[:50].clone().requires_grad_()
     case.frozen(leaf).logsumexp(1).sum().backward()
     assert (leaf.grad.flatten(1).norm(dim=1) > 0).float().mean() > 0.9
