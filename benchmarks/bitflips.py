@@ -6,22 +6,27 @@ as it runs by default, of one that tries the best bit of every tensor, and of a 
 CPU time, since a machine may be busy with other things.
 
 With NETWORK, a quantized network of a study without its suffix (data/quantized/fashion_mnist-resnet8-int8-none-s0): the
-flips after which each search leaves it at 11 % of the validation images or fewer, from several batches of them.
+flips after which each search leaves it at 11 % of the validation images or fewer, from several batches of them. With
+--random N beside it: whether the gradient blinds the search, by what N random flips of weights do to the loss.
 """
 
 import argparse
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from time import perf_counter, process_time
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stages.artifacts.datasets import load_dataset
 from stages.artifacts.networks import load_network
 from stages.datasets.tensors import as_input
 from stages.faults import bit_flip_attack
-from stages.faults.guessing import guessing
+from stages.faults.goals import guessing
+from stages.faults.memory import Memory
+from stages.faults.replay import Replay
+from stages.faults.search import Objective, Step, _gradients, promised_gains
 from stages.models import resnet20
 from stages.quantization.formats import Format
 from stages.quantization.frozen_layers import FrozenLayers, FrozenQuantizer, FrozenWeights
@@ -34,6 +39,7 @@ SEARCHES = {
 }
 CHANCE = guessing(CLASSES)
 BATCHES = 5
+MOST_PROMISING = 20
 
 
 def main() -> None:
@@ -41,9 +47,12 @@ def main() -> None:
     parser.add_argument("network", type=Path, nargs="?")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--flips", type=int, default=5, help="that are timed, or with NETWORK made at most")
+    parser.add_argument("--random", type=int, help="flips of weights, each by itself, beside those of most promise")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.network:
+    if options.network and options.random:
+        print_promise(options.network, options.random)
+    elif options.network:
         print_strength(options.network, options.flips)
     else:
         print_cost(options.flips)
@@ -57,7 +66,7 @@ def print_cost(flips: int) -> None:
         network = random_network()
         with torch.no_grad():
             labels = network(inputs).argmax(1)
-        steps = bit_flip_attack.attack(network, inputs, labels, flips=[], generator=None, region="weights", **knobs)
+        steps = search(network, inputs, labels, 0, knobs)
         next(steps)  # with what is computed once
         start, cpu = perf_counter(), process_time()
         made = [next(steps) for _ in range(flips)]
@@ -65,10 +74,50 @@ def print_cost(flips: int) -> None:
         print(f"| {name} | {taken[0] / len(made):.2f} | {taken[1] / len(made):.2f} |", flush=True)
 
 
+def print_promise(path: Path, count: int) -> None:
+    """Whether what a gradient promises of the flips of weights is what they do to the loss of a batch."""
+    inputs, labels = validation_images(path)
+    seen = batch_of(labels, 0)
+    network, _ = load_network(path)
+    memory, objective = Memory(network.requires_grad_(False), "weights"), Objective.mean(labels[seen])
+    replay = Replay(network, inputs[seen])
+    before = objective(replay.logits).item()
+    gradients = _gradients(memory, inputs[seen], objective, replay.logits)
+    promised = torch.cat(
+        [promised_gains(*pair, pair[0].changes()).flatten() for pair in zip(memory.tensors, gradients, strict=True)]
+    )
+
+    def truth(addresses: Tensor) -> Tensor:
+        found = []
+        for address in addresses.tolist():
+            memory.flip([address])
+            found.append(objective(replay.changed([memory.located(address)[0].layer])).item() - before)
+            memory.flip([address])
+        return torch.tensor(found, dtype=promised.dtype)
+
+    drawn = torch.randperm(memory.size, generator=torch.Generator().manual_seed(0))[:count]
+    of_drawn, of_best = truth(drawn), truth(promised.topk(MOST_PROMISING).indices)
+    agreement = torch.corrcoef(torch.stack([promised[drawn], of_drawn]))[0, 1].item()
+    print("| flips of weights | mean rise of the loss | highest |\n|---|---|---|")
+    print(f"| {count} at random | {of_drawn.mean():.4f} | {of_drawn.max():.4f} |")
+    print(f"| the {MOST_PROMISING} of most promise | {of_best.mean():.4f} | {of_best.max():.4f} |")
+    print(f"\nPromise and truth of the random ones correlate by {agreement:.2f}.")
+
+
+def validation_images(path: Path) -> tuple[Tensor, Tensor]:
+    """The validation images of a network's study and their labels."""
+    dataset = load_dataset(Path(f"{path.parents[1]}/prepared/{path.name.partition('-')[0]}.safetensors"))
+    return as_input(torch.from_numpy(dataset.val.inputs)), torch.from_numpy(dataset.val.labels)
+
+
+def batch_of(labels: Tensor, number: int) -> Tensor:
+    """Which images are in a batch."""
+    return torch.randperm(len(labels), generator=torch.Generator().manual_seed(number))[:BATCH_SIZE]
+
+
 def print_strength(path: Path, most: int) -> None:
     """For each search, and each batch that it sees, the flips until the network guesses."""
-    dataset = load_dataset(Path(f"{path.parents[1]}/prepared/{path.name.partition('-')[0]}.safetensors"))
-    inputs, labels = as_input(torch.from_numpy(dataset.val.inputs)), torch.from_numpy(dataset.val.labels)
+    inputs, labels = validation_images(path)
     print(f"| tried | flips to {CHANCE:.0%}, of at most {most}, by batch |\n|---|---|")
     for name, knobs in SEARCHES.items():
         found = [flips_to_chance(path, inputs, labels, batch, most, knobs) for batch in range(BATCHES)]
@@ -78,10 +127,8 @@ def print_strength(path: Path, most: int) -> None:
 def flips_to_chance(path: Path, inputs: Tensor, labels: Tensor, batch: int, most: int, knobs: dict) -> str:
     """How many it took on one batch, or what was left after the most that were asked for."""
     network, _ = load_network(path)
-    seen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(batch))[:BATCH_SIZE]
-    steps = bit_flip_attack.attack(
-        network, inputs[seen], labels[seen], flips=[], generator=None, region="weights", **knobs
-    )
+    seen = batch_of(labels, batch)
+    steps = search(network, inputs[seen], labels[seen], batch, knobs)
     made = 0
     for step in islice(steps, most):
         made += len(step.flips)
@@ -92,7 +139,13 @@ def flips_to_chance(path: Path, inputs: Tensor, labels: Tensor, batch: int, most
     return f"more than {made} ({left:.1%} left)"
 
 
-def random_network() -> torch.nn.Module:
+def search(network: nn.Module, inputs: Tensor, labels: Tensor, seed: int, knobs: dict) -> Iterator[Step]:
+    """The steps of a search over all weights."""
+    generator = torch.Generator().manual_seed(seed)
+    return bit_flip_attack.attack(network, inputs, labels, flips=[], generator=generator, region="weights", **knobs)
+
+
+def random_network() -> nn.Module:
     """A frozen network whose activations neither vanish nor clip."""
     generator = torch.Generator().manual_seed(0)
     network = resnet20.network(FrozenLayers((0.5,) * 3, 0.25, Format(8, 8)), SHAPE, CLASSES).eval()

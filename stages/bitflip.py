@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import sys
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from stages.artifacts.networks import load_network
 from stages.datasets.arrays import Split, evaluation_samples
 from stages.datasets.tensors import as_input
 from stages.faults.checksums import Checksums
-from stages.faults.guessing import guessing
+from stages.faults.goals import AIMED, GOALS, TO_CHANCE, TO_HALF, TO_TARGET, guessing, halfway
 from stages.faults.memory import Memory
 from stages.faults.search import Step, predictions
 from stages.quantization.frozen_layers import check_exact
@@ -26,6 +27,9 @@ from stages.runtime import configure
 from stages.seeds import seed_of
 
 BATCH_SIZE = 50  # whose activations fit a cache, as those of 500 do not
+# A search is judged after a step where the attacker's own images say that a goal may be near, with this to spare.
+NEAR = 0.1
+TAKEN = 0.95  # share of the test images aimed at that the target gets, where a targeted attack ends
 
 
 class Images(NamedTuple):
@@ -38,7 +42,8 @@ class Images(NamedTuple):
 def run(task, params, outputs) -> None:
     """Attack the memory of the task's variant draw by draw, and write what is left of it and which bits were flipped.
 
-    The attacker has validation images, in an order of its own in each draw; what is left is judged on test images.
+    The attacker has validation images, in another order in each draw; what is left is judged on test images. A draw
+    has the same images, and the same classes to aim at, for every network of a dataset and every attack.
     """
     device = configure(params)
     variant, evaluation = task.variant, params.evaluation
@@ -59,8 +64,9 @@ def run(task, params, outputs) -> None:
     attacker, knobs, faults, flipped = images(dataset.val, device), params.settings_of_fault(task.attack), [], []
     interval = 0.5 if sys.stderr.isatty() else 20
     for draw in tqdm(range(params.draws(task.attack)), desc=task.job.item, unit="draw", mininterval=interval):
-        seed = seed_of(task.job.item, f"draw {draw}")
-        rows, bits = attacked(plugin, judge, attacker, evaluation.flips, knobs, checksums, seed)
+        images_seed = seed_of(variant.dataset, f"images of attacks on memory, draw {draw}")
+        seeds = images_seed, seed_of(task.job.item, f"draw {draw}")
+        rows, bits = attacked(plugin, judge, attacker, evaluation.flips, knobs, checksums, seeds)
         facts = {**variant.parts, "attack": task.attack, "draw": draw}
         faults += [facts | row for row in rows]
         flipped += [facts | bit for bit in bits]
@@ -90,9 +96,10 @@ class Judge:
         with torch.no_grad():
             return torch.cat([predictions(self.network(batch)) for batch in self.test.inputs.split(BATCH_SIZE)])
 
-    def accuracy(self) -> float:
-        """The share of test images that are classified correctly. ValueError: as of `predictions`."""
-        return (self.predictions() == self.test.labels).double().mean().item()
+    @cached_property
+    def clean(self) -> Tensor:
+        """The predictions before any flip, which the first call has to be made before."""
+        return self.predictions()
 
 
 def attacked(
@@ -102,25 +109,27 @@ def attacked(
     counts: list[int],
     knobs: dict[str, Any],
     checksums: Checksums | None,
-    seed: int,
+    seeds: tuple[int, int],
 ) -> tuple[list[dict], list[dict]]:
-    """One draw of an attack: rows of what is left after each of `counts` flips, and rows of the bits flipped.
+    """One draw of an attack: rows of what is left before any flip and after each of `counts`, and rows of the bits.
 
-    There are further rows where a search has made the network guess on its own images, after each step until it does so
-    on the test images, where it ends, and at the numbers of flips of random rates. A search that looks at no images
-    ends with the very step that makes it guess on the test images, one with a target not for that. What is left then
-    holds for all larger counts. Bits of random flips are not listed, being as good as any others. The network is as
-    before then.
+    There are further rows at the numbers of flips of random rates. Every row says after how many flips the draw's goals
+    were reached, which is looked for after every step that the attacker's own images give reason to, or which looks at
+    none. A search without a target ends where the network guesses on the test images, one with a target where nearly
+    all images aimed at are the target's; what is left then holds for all larger counts. Bits of random flips are not
+    listed, being as good as any others. The network is as before then.
+
+    seeds: of the attacker's images and classes, and of whatever else is drawn.
     """
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(attacker.labels), generator=generator).to(attacker.labels.device)
+    shared, generator = (torch.Generator().manual_seed(seed) for seed in seeds)
+    order = torch.randperm(len(attacker.labels), generator=shared).to(attacker.labels.device)
     own = Images(attacker.inputs[order], attacker.labels[order])
     given = {}
     if hasattr(plugin, "classes"):  # of a targeted attack
-        given["goal"] = plugin.classes(judge.num_classes, generator, **knobs)
+        given["goal"] = plugin.classes(judge.num_classes, shared, **knobs)
     default = inspect.signature(plugin.attack).parameters["region"].default
     draw = _Draw(judge, Memory(judge.network, knobs.get("region", default)), checksums, given.get("goal"))
-    chance = guessing(judge.num_classes)
+    draw.judge(0)
     try:
         for step in plugin.attack(judge.network, *own, flips=counts, generator=generator, **given, **knobs):
             before = len(draw.made)
@@ -132,49 +141,78 @@ def attacked(
                 draw.judge(len(draw.made))
                 continue
             draw.list(step)
-            untargeted = "goal" not in given
-            if untargeted and _accuracy(step, own, judge) <= chance and draw.judge(len(draw.made)) <= chance:
-                break
-            if len(draw.made) >= max(counts):
+            if draw.is_near(step, own.labels):
+                draw.look()
+            if draw.is_over or len(draw.made) >= max(counts):
                 break
         for count in counts:
             if count > len(draw.made):
                 draw.judge(count)
     finally:
         draw.memory.flip(draw.made)
-    return list(draw.rows.values()), draw.bits
-
-
-def _accuracy(step: Step, own: Images, judge: Judge) -> float:
-    """The accuracy on the attacker's images, the first of its own; on the test images where it looks at none."""
-    if step.logits is None:
-        return judge.accuracy()
-    return (predictions(step.logits) == own.labels[: len(step.logits)]).double().mean().item()
+    return [row | draw.reached for row in draw.rows.values()], draw.bits
 
 
 class _Draw:
-    """One draw: the bits flipped so far, and the rows about them."""
+    """One draw: the bits flipped so far, the rows about them, and after how many each goal was reached."""
 
     def __init__(self, judge: Judge, memory: Memory, checksums: Checksums | None, goal: tuple | None):
-        self._judge, self.memory, self._checksums, self._goal = judge, memory, checksums, goal
+        self._judge, self.memory, self._checksums = judge, memory, checksums
+        self._labels, self._target, self._source = judge.test.labels, *(goal or (None, None))
+        clean = (judge.clean == self._labels).double().mean().item()
+        self._chance, self._half = guessing(judge.num_classes), halfway(clean, judge.num_classes)
         self.made: list[int] = []
         self.rows: dict[int, dict[str, Any]] = {}  # by number of flips
         self.bits: list[dict[str, Any]] = []
+        self.reached: dict[str, int | None] = dict.fromkeys(GOALS)
+        self.is_over = False
 
-    def judge(self, count: int) -> float:
-        """Adds the row of `count` flips, or of all where there are fewer, and returns the accuracy."""
+    def judge(self, count: int) -> None:
+        """Adds the row of `count` flips, or of all where there are fewer."""
         if count not in self.rows:
             beyond = self.made[count:]
             self.memory.flip(beyond)
             self.rows[count] = self._judged(self.made[:count]) | {"flips": count}
             self.memory.flip(beyond)
-        return self.rows[count]["correct"] / self.rows[count]["n"]
+
+    def is_near(self, step: Step, labels: Tensor) -> bool:
+        """Whether the attacker's own images, of these labels, say that a goal may just have been reached."""
+        if step.logits is None:
+            return True
+        found = predictions(step.logits)
+        if self._target is not None:
+            return (found == self._target).double().mean().item() > AIMED / 2 - NEAR
+        left = (found == labels[: len(found)]).double().mean().item()
+        return left <= (self._half if self.reached[TO_HALF] is None else self._chance) + NEAR
+
+    def look(self) -> None:
+        """Notes which goals are reached now."""
+        self._note(self._judge.predictions(), len(self.made))
+
+    def _note(self, found: Tensor, count: int) -> None:
+        left = (found == self._labels).double().mean().item()
+        if self._target is None:
+            reached = {TO_HALF: left <= self._half, TO_CHANCE: left <= self._chance}
+            self.is_over |= reached[TO_CHANCE]
+        else:
+            taken = (found == self._target)[self._aimed].double().mean().item()
+            reached = {TO_TARGET: taken >= AIMED}
+            self.is_over |= taken >= TAKEN
+        for goal, is_reached in reached.items():
+            if is_reached and self.reached[goal] is None:
+                self.reached[goal] = count
+
+    @property
+    def _aimed(self) -> Tensor:
+        """Of which test images the target class is wanted: bool [N]."""
+        return self._labels != self._target if self._source is None else self._labels == self._source
 
     def _judged(self, made: list[int]) -> dict[str, Any]:
         known = next((row for row in self.rows.values() if row["made"] == len(made)), None)
         if known is not None:
             return known
-        labels, found = self._judge.test.labels, self._judge.predictions()
+        labels, found = self._labels, self._judge.predictions() if made else self._judge.clean
+        self._note(found, len(made))
         row = {
             "memory_bits": self.memory.size,
             "made": len(made),
@@ -182,15 +220,14 @@ class _Draw:
             "correct": int((found == labels).sum()),
             "unpredicted": int((found < 0).sum()),
         }
-        if self._goal is not None:
-            target, source = self._goal
-            aimed = labels != target if source is None else labels == source
-            row |= {"target": target, "aimed": int(aimed.sum()), "hit": int((found[aimed] == target).sum())}
-            row |= {} if source is None else {"source": source}
+        if self._target is not None:
+            aimed = self._aimed
+            row |= {"target": self._target, "aimed": int(aimed.sum()), "hit": int((found[aimed] == self._target).sum())}
+            row |= {} if self._source is None else {"source": self._source}
         if self._checksums is not None:
             row |= {"seen": self._checksums.seen(self.memory, made), "checksum_bytes": self._checksums.overhead}
-            with self._checksums.recovered():
-                row["recovered"] = int((self._judge.predictions() == labels).sum())
+            with self._checksums.recovered() as is_any:
+                row["recovered"] = int((self._judge.predictions() == labels).sum()) if is_any else row["correct"]
         return row
 
     def list(self, step: Step) -> None:

@@ -21,7 +21,7 @@ WORST_CASE = f"{RESULTS}/worst_case.csv"
 
 # Of a study that attacks the memory of its networks.
 FAULT_FIGURES = ("accuracy_vs_flips", "flipped_bits")
-FAULT_TABLES = (f"{RESULTS}/bit_flips.csv", f"{RESULTS}/flips_to_chance.csv", f"{RESULTS}/flipped_bits.csv")
+FAULT_TABLES = (f"{RESULTS}/bit_flips.csv", f"{RESULTS}/flips_needed.csv", f"{RESULTS}/flipped_bits.csv")
 
 GROWTH_FIGURES = ("growth",)  # of a study with networks that grow while they train
 

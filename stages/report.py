@@ -14,7 +14,7 @@ from stages.claims.evidence import Evidence
 from stages.datasets.arrays import fractions
 from stages.metrics.diagnostics import diagnostics_table
 from stages.metrics.exports import disagreements_table, exports_table
-from stages.metrics.faults import bit_flips_table, flipped_bits_table, flips_to_chance_table
+from stages.metrics.faults import bit_flips_table, flipped_bits_table, flips_needed_table
 from stages.metrics.results import (
     EPSILON_TOLERANCE,
     csv_text,
@@ -105,7 +105,7 @@ def _texts(
         by_flips, bits = bit_flips_table(left, table, variants), flipped_bits_table(flipped)
         faulted = faults.attacked(by_flips, bits, variants)
         tables |= {"bit_flips.csv": csv_text(by_flips), "flipped_bits.csv": csv_text(bits)}
-        tables["flips_to_chance.csv"] = csv_text(flips_to_chance_table(left, table, variants))
+        tables["flips_needed.csv"] = csv_text(flips_needed_table(left, table, variants))
         figures |= {
             f"{name}.svg": svg([(group.title, figure(group)) for group in faulted], "Nothing to draw.")
             for name, figure in faults.FIGURES.items()

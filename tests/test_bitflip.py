@@ -15,6 +15,7 @@ from stages.artifacts.network_files import describe, save_network
 from stages.artifacts.networks import build
 from stages.datasets.arrays import Dataset, Split
 from stages.faults import bit_flip_attack, random_flips, sign_flips, targeted_bit_flip
+from stages.faults.goals import GOALS, TO_CHANCE, TO_HALF, TO_TARGET
 from stages.faults.memory import Memory
 from stages.params import load_params
 from stages.plan import Variant, tasks
@@ -44,7 +45,7 @@ def study(tmp_path, monkeypatch):
         "everywhere": {"attack": "bit_flip_attack", "batch_size": 16, "draws": 1, "tries": 4},
         "targeted_bit_flip": {"region": "weights", "mode": "one_to_one", "batch_size": 8, "draws": 2},
         "random_flips": {"rates": [0.001], "draws": 3},
-        "sign_flips": {"most": 3},
+        "sign_flips": {"most": 3, "draws": 2},
     }
     written["evaluation"] |= {"samples": 20, "flips": [1, 2, 5], "checksums": {"group_size": 16}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(written))
@@ -93,7 +94,8 @@ def test_each_attack_writes_what_is_left_and_which_bits_it_flipped(study):
         ).all()
         assert not faults.duplicated(["draw", "flips"]).any()
         for _, rows in faults.groupby("draw"):
-            assert {1, 2, 5} <= set(rows["flips"])
+            assert {0, 1, 2, 5} <= set(rows["flips"])
+            assert rows["made"].min() == 0 and (rows[list(GOALS)].nunique() <= 1).all()
             assert (rows["made"] <= rows["flips"]).all()
         assert flipped.empty == ("random_flips" in item)
         ints = flipped[~flipped["width"].eq(32)]
@@ -140,30 +142,91 @@ def judge(network):
 def test_a_network_is_what_it_was_after_a_draw(plugin, knobs):
     network = frozen(8)
     before = state(network)
-    rows, _ = bitflip.attacked(plugin, *judge(network), [1, 4, 30], knobs, None, seed=1)
+    rows, _ = bitflip.attacked(plugin, *judge(network), [1, 4, 30], knobs, None, seeds=(1, 2))
     assert same(state(network), before)
-    assert {1, 4, 30} <= {row["flips"] for row in rows}
+    assert {0, 1, 4, 30} <= {row["flips"] for row in rows}
 
 
 def test_an_untargeted_search_ends_where_the_network_guesses_and_stays_there():
     network = frozen(8)
     rows, bits = bitflip.attacked(
-        bit_flip_attack, *judge(network), [1, 2, 200], {"region": "weights", "batch_size": 24, "each": 5}, None, seed=1
+        bit_flip_attack,
+        *judge(network),
+        [1, 2, 200],
+        {"region": "weights", "batch_size": 24, "each": 5},
+        None,
+        seeds=(1, 2),
     )
     rows = sorted(rows, key=lambda row: row["flips"])
     assert rows[-1]["correct"] <= 1.1 / CLASSES * 40
     assert rows[-1]["flips"] == 200 and rows[-1]["made"] == len(bits) < 200
     assert [bit["flip"] for bit in bits] == list(range(1, len(bits) + 1))
+    assert rows[0]["flips"] == 0 and rows[0]["correct"] > 30
+    assert rows[-1][TO_CHANCE] == len(bits) >= rows[-1][TO_HALF] and rows[-1][TO_TARGET] is None
+
+
+def test_goals_are_told_at_the_very_flip_that_reaches_them():
+    network = frozen(8)
+    judged, own = judge(network)
+    clean = (judged.predictions() == judged.test.labels).double().mean().item()
+    knobs = {"region": "weights", "batch_size": 24}
+    rows, bits = bitflip.attacked(bit_flip_attack, judged, own, [100], knobs, None, seeds=(1, 2))
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
+    steps = bit_flip_attack.attack(
+        network, own.inputs[order], own.labels[order], flips=[], generator=torch.Generator().manual_seed(2), **knobs
+    )
+    left, made = {}, 0
+    for step in steps:
+        made += len(step.flips)
+        left[made] = (judged.predictions() == judged.test.labels).double().mean().item()
+        if made == len(bits):
+            break
+    reached = {goal: rows[0][goal] for goal in (TO_HALF, TO_CHANCE)}
+    limits = {TO_HALF: (clean + 1 / CLASSES) / 2, TO_CHANCE: 1.1 / CLASSES}
+    assert reached == {goal: next(made for made in left if left[made] <= limit) for goal, limit in limits.items()}
+
+
+def test_a_search_that_gives_up_says_how_many_flips_it_made():
+    network = frozen(8)
+    rows, bits = bitflip.attacked(
+        bit_flip_attack, *judge(network), [1, 50], {"region": "weights", "spare": 8}, None, seeds=(1, 2)
+    )
+    assert bits == [] and {row["flips"]: row["made"] for row in rows} == {0: 0, 1: 0, 50: 0}
+    assert all(row[goal] is None for row in rows for goal in GOALS)
+
+
+def test_a_targeted_search_goes_on_until_the_test_images_are_the_targets():
+    network = frozen(8, seed=1)
+    judged, own = judge(network)
+    rows, bits = bitflip.attacked(
+        targeted_bit_flip, judged, own, [1, 100], {"region": "weights", "batch_size": 4}, None, seeds=(1, 2)
+    )
+    last = max(rows, key=lambda row: row["flips"])
+    assert last["hit"] >= 0.95 * last["aimed"] and last["made"] == len(bits) < 100
+    assert 0 < last[TO_TARGET] <= len(bits) and last[TO_CHANCE] is None
+
+
+def test_networks_share_the_images_and_classes_of_a_draw_and_random_flips_are_their_own(study):
+    found = {}
+    for scheme in ("fp32", "int8"):
+        name = NAME.replace("int8", scheme)
+        targeted, _ = run(study, f"{name}-targeted_bit_flip")
+        found[scheme] = targeted.groupby("draw")[["target", "source"]].first()
+    assert found["fp32"].equals(found["int8"])
 
 
 def test_sign_flips_end_with_the_flip_that_makes_the_network_guess():
     network = frozen(8)
     judged, own = judge(network)
-    rows, bits = bitflip.attacked(sign_flips, judged, own, [1, 200], {"layers": 4}, None, seed=1)
-    steps = sign_flips.attack(network, *own, flips=[], generator=None, layers=4, most=len(bits))
+    rows, bits = bitflip.attacked(
+        sign_flips, judged, own, [1, 200], {"layers": 4, "region": "weights"}, None, seeds=(1, 2)
+    )
+    generator = torch.Generator().manual_seed(2)
+    knobs = {"layers": 4, "most": len(bits), "region": "weights"}
+    steps = sign_flips.attack(network, *own, flips=[], generator=generator, **knobs)
     *before, last = [(judged.predictions() == judged.test.labels).sum().item() for _ in steps]
     assert last <= 1.1 / CLASSES * 40 < min(before)
-    assert {row["flips"]: row["made"] for row in rows} == {1: 1, len(bits): len(bits), 200: len(bits)}
+    assert {row["flips"]: row["made"] for row in rows} == {0: 0, 1: 1, 200: len(bits)}
 
 
 class Wide(torch.nn.Module):

@@ -47,7 +47,7 @@ def test_each_network_is_attacked_by_each_entry(load):
     assert first.job.params == ("device", "threads", "evaluation.samples", "evaluation.flips", "faults.bit_flip_attack")
     report = next(job for job in plan(params) if job.rule == "report")
     assert set(first.job.outputs) < set(report.inputs) and "faults" in report.params
-    assert "data/results/flips_to_chance.csv" in report.tracked
+    assert "data/results/flips_needed.csv" in report.tracked
 
 
 def test_numbers_of_flips_and_checksums_are_settings_of_the_jobs_where_they_are_written(load):

@@ -6,6 +6,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.faults.goals import GOALS
+
 VARIANT = {
     "dataset": pa.string(),
     "model": pa.string(),
@@ -15,8 +17,9 @@ VARIANT = {
     "attack": pa.string(),
     "draw": pa.int64(),
 }
-# One row a draw and number of flips; all but shares are counts, of test samples where nothing else is said.
+# One row a draw and number of flips, the first of none; counts of test samples where nothing else is said.
 # `flips` is what the row stands for and `made` the bits that were flipped: fewer where the attack had ended before.
+# The same in all rows of a draw: after how many flips it reached each goal of `stages/faults/goals.py`, null if never.
 # `unpredicted`: whose logits are no numbers, which count as wrong. `aimed`, `hit`: at how many a targeted attack aims,
 # and how many of them its target class gets. With checksums: `seen` of the flipped bits lie in groups whose checksum
 # fails, `recovered` samples are correct once these are zero, and `checksum_bytes` is what that costs in memory.
@@ -38,6 +41,7 @@ FAULTS = pa.schema(
         "seen": pa.int64(),
         "recovered": pa.int64(),
         "checksum_bytes": pa.int64(),
+        **dict.fromkeys(GOALS, pa.int64()),
     }
 )
 # One row a flipped bit, in the order of the flips; `place` counts, in the network's order, the tensors that the attack

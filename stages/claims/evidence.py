@@ -182,16 +182,20 @@ class Evidence:
         return rows.set_index(BY_SAMPLE)["value"].astype(float)
 
     def draws(self, network: Network, attack: str, flips: int) -> pd.DataFrame:
-        """What so many flips of an attack on memory left: one row a seed and draw, columns of faults files."""
+        """What so many flips of an attack on memory left: one row a seed and draw, columns of faults files, and
+        `correct_before` and `hit_before`, the same without any flip."""
         rows = self._flipped(network, attack)
+        before = rows[rows["flips"] == 0].set_index(["seed", "draw"])[["correct", "hit"]].add_suffix("_before")
         rows = rows[rows["flips"] == flips]
         if rows.empty:
             raise Undecidable(f"{attack} was not run on {named(network)} with {flips} flips")
-        return rows
+        return rows.join(before, on=["seed", "draw"])
 
-    def flips_needed(self, network: Network, attack: str) -> pd.DataFrame:
-        """Until the network guesses: one row a seed and draw, `needed` (infinite: more than tried) and `budget`."""
-        return flips_needed(self._flipped(network, attack))
+    def flips_needed(self, network: Network, attack: str, goal: str) -> pd.DataFrame:
+        """Until a goal (`chance`, `half`, `target`) is reached: one row a seed and draw, `needed` (infinite: more than
+        were made), `budget` (these) and `gave_up`."""
+        found = flips_needed(self._flipped(network, attack))
+        return found[found["goal"] == goal]
 
     def weight_bytes(self, network: Network) -> float:
         """The mean over seeds."""
@@ -205,7 +209,15 @@ class Evidence:
         mine = (rows["scheme"] == network[0]) & (rows["defense"] == network[1]) & (rows["attack"] == attack)
         if not mine.any():
             raise Undecidable(f"{attack} was not run on {named(network)}")
+        self._check_search(network, attack)
         return rows[mine]
+
+    def _check_search(self, network: Network, attack: str) -> None:
+        """Raises Undecidable for an attack on memory that is no measure of a network."""
+        rows = self.results[self.results["attack"] == attack]
+        rows = rows[(rows["scheme"] == network[0]) & (rows["defense"] == network[1])]
+        if rows["flags"].str.contains("noise_beats_attack").any():
+            raise Undecidable(f"random flips leave less of {named(network)} than {attack}, which is no measure of it")
 
     def _was_run(self, network: Network, attack: str, epsilon: float) -> bool:
         return any(_is(cell, network, attack, None) and cell.epsilon == epsilon for cell in self._cells)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stages.faults.memory import Memory
-from stages.faults.search import Step, losses, progressive_search
+from stages.faults.search import Objective, Step, progressive_search
 from stages.knobs import Count, NonNegativeInt
 
 DRAWS = 5  # batches of images
@@ -28,12 +28,14 @@ def attack(
     batch_size: Count = 128,
     each: Count = 1,
     tries: NonNegativeInt = 8,
+    spare: NonNegativeInt = 0,
 ) -> Iterator[Step]:
     """Flips, step by step, the bits that raise the mean cross-entropy of the first `batch_size` images the most.
 
     each: bits of each tensor that are candidates, each by itself; 1 is the paper's search, more is a stronger one.
     tries: candidates that are tried in a step, those first of which the gradient promises the most; 0: all of them.
+    spare: highest bits of integer words that are left alone, by an attacker who knows that checksums watch them.
     """
     inputs, labels = inputs[:batch_size], labels[:batch_size]
-    memory = Memory(network, region)
-    return progressive_search(memory, inputs, lambda logits: losses(logits, labels).mean(), each=each, tries=tries)
+    objective, memory = Objective.mean(labels), Memory(network, region)
+    return progressive_search(memory, inputs, objective, generator, each=each, tries=tries, spare=spare)

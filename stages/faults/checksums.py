@@ -4,7 +4,8 @@ After Li, Rakin, He, Fan and Chakrabarti, "RADAR: Run-time Adversarial Weight At
 arXiv 2101.08254: a layer's weights are dealt out to groups, so that neighbours are in different ones; of each group a
 sum with secret signs is taken, of which two bits are kept where no attacker reaches them. They are those that the top
 bit of one weight changes: for 8 bits those of weight 256 and 128. Where they differ, the group is set to zero. Only
-integer weights are protected. Two top bits of one group can cancel, and lower bits mostly go unseen.
+integer weights are protected. Two top bits of one group can cancel, and lower bits mostly go unseen: with `spare` the
+bit-flip attack is that of who knows it. A weight of one bit has no zero; for it a device would have to skip the group.
 """
 
 from collections.abc import Iterable, Iterator
@@ -53,16 +54,16 @@ class Checksums:
         return count
 
     @contextmanager
-    def recovered(self) -> Iterator[None]:
-        """Inside, the groups that fail are zero; outside, their weights are as they were."""
-        zeroed = []
+    def recovered(self) -> Iterator[bool]:
+        """Inside, the groups that fail are zero; outside, their weights are as they were. Yields whether any fail."""
+        zeroed, is_any = [], False
         for layer, failing in self.failing().items():
-            stored = self.protected[layer]
+            stored, is_any = self.protected[layer], is_any or bool(failing.any())
             words = failing[self._groups(stored)]
             zeroed.append((stored.values, words, stored.values[words]))
             stored.values[words] = 0
         try:
-            yield
+            yield is_any
         finally:
             for values, words, before in zeroed:
                 values[words] = before

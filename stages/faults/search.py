@@ -6,8 +6,9 @@ and the flips of the tensor with the highest loss are made. Here tensors are tri
 promise, and only the first ones where `tries` says so; a trial computes only the layers behind the tensor.
 """
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,9 @@ from stages.faults.memory import Memory, Stored
 from stages.faults.replay import Replay
 
 LARGEST_LOSS = 100.0  # of one sample, in nats: what is beyond says no more, and would drown the other samples
-
-Objective = Callable[[Tensor], Tensor]  # logits [N, K] -> what the attacker raises, one number
+LARGEST_LOGIT = 1e30  # what an infinite one counts as
+LARGEST_SPREAD = 30.0  # of a sample's logits; beyond it the gradient of a loss near zero gets lost in rounding
+RANDOM_TRIES = 32
 
 
 class Step(NamedTuple):
@@ -35,10 +37,43 @@ class Step(NamedTuple):
     logits: Tensor | None = None
 
 
+class Objective(NamedTuple):
+    """What the attacker raises: the sum of the losses of samples for some labels int64 [N], each times a weight [N],
+    which is negative where the attacker wants the label."""
+
+    labels: Tensor
+    weights: Tensor
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """One number, of logits [N, K]."""
+        return (self.weights * losses(logits, self.labels)).sum()
+
+    def slope(self, logits: Tensor) -> Tensor:
+        """One number whose gradient says where the objective rises: its own, but of two kinds of samples.
+
+        Those whose loss is to rise and is the largest already are done with and have none. Logits far apart are held
+        nearer, so that a sample that is surely right still says what would change that.
+        """
+        precise = logits.double().clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
+        shrunk = ((precise.amax(1) - precise.amin(1)).detach() / LARGEST_SPREAD).clamp(min=1.0)
+        found = shrunk * F.cross_entropy(precise / shrunk.unsqueeze(1), self.labels, reduction="none")
+        is_done = (self.weights > 0) & (losses(logits.detach(), self.labels) >= LARGEST_LOSS)
+        return (self.weights * torch.where(is_done, 0.0, found)).sum()
+
+    @classmethod
+    def mean(cls, labels: Tensor) -> "Objective":
+        """The mean loss of samples for their labels."""
+        return cls(labels, torch.full(labels.shape, 1 / len(labels), device=labels.device))
+
+    def of(self, rows: Tensor) -> "Objective":
+        """The objective on some of the samples."""
+        return Objective(self.labels[rows], self.weights[rows])
+
+
 def losses(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of each sample [N] in nats, at most `LARGEST_LOSS`, which logits that are no numbers have, too."""
-    found = F.cross_entropy(logits, labels, reduction="none")
-    return torch.where(logits.isfinite().all(1), found, LARGEST_LOSS).clamp(max=LARGEST_LOSS)
+    found = F.cross_entropy(logits.clamp(-LARGEST_LOGIT, LARGEST_LOGIT), labels, reduction="none")
+    return torch.where(logits.isnan().any(1), LARGEST_LOSS, found).clamp(max=LARGEST_LOSS)
 
 
 def predictions(logits: Tensor) -> Tensor:
@@ -47,22 +82,36 @@ def predictions(logits: Tensor) -> Tensor:
 
 
 def progressive_search(
-    memory: Memory, inputs: Tensor, objective: Objective, *, tries: int = 0, each: int = 1, most_bits: int = 8
+    memory: Memory,
+    inputs: Tensor,
+    objective: Objective,
+    generator: torch.Generator,
+    *,
+    tries: int = 0,
+    each: int = 1,
+    spare: int = 0,
+    most_bits: int = 8,
 ) -> Iterator[Step]:
     """Flips bits of the memory, in place, for as long as that raises the objective on the inputs.
 
     Args:
+        generator: draws the bits that are tried where the gradient names none that raises the objective.
         tries: so many candidates are tried in a step, the first ones by what they promise; 0: all of them.
         each: so many single bits of each tensor are candidates, its best.
+        spare: so many of the highest bits of integer words are left alone.
         most_bits: where no candidate raises the objective, the best two bits of a tensor are flipped together, and so
-            on, up to this many.
+            on, up to this many; and where none of these does, single bits at random.
     """
     replay = Replay(memory.network, inputs)
     loss = objective(replay.logits).item()
     while True:
-        ranked = _ranked(memory, _gradients(memory, inputs, objective), max(each, most_bits))
-        for count in range(1, most_bits + 1):
-            candidates = _first([part for best in ranked for part in best.parts(count, each)], tries)
+        gradients = _gradients(memory, inputs, objective, replay.logits)
+        ranked = _ranked(memory, gradients, max(each, most_bits), spare)
+        for count in range(1, most_bits + 2):
+            if count <= most_bits:
+                candidates = _first([part for best in ranked for part in best.parts(count, each)], tries)
+            else:
+                candidates = _random(memory, spare, generator)
             found = [(_tried(memory, replay, candidate, objective), candidate) for candidate in candidates]
             highest, best = max(found, key=lambda trial: trial[0], default=(loss, None))
             if highest > loss:
@@ -80,7 +129,7 @@ class _Candidate(NamedTuple):
 
     layer: str
     addresses: list[int]
-    gains: list[float]
+    gains: list[float]  # none of bits at random
 
     @property
     def promise(self) -> float:
@@ -110,8 +159,23 @@ def _first(candidates: list[_Candidate], tries: int) -> list[_Candidate]:
     return [candidate for _, candidate in ordered[: tries or None]]
 
 
-def _gradients(memory: Memory, inputs: Tensor, objective: Objective) -> list[Tensor]:
-    """The objective's gradient with respect to each word of each tensor, as if integers were real numbers, too."""
+def _random(memory: Memory, spare: int, generator: torch.Generator) -> list[_Candidate]:
+    """Single bits at random that have not been flipped."""
+    drawn = torch.randint(memory.size, (RANDOM_TRIES,), generator=generator).tolist()
+    found = []
+    for address in dict.fromkeys(drawn):
+        stored, bit = memory.located(address)
+        if address not in memory.flipped and (stored.is_float or bit.bit < stored.bits - spare):
+            found.append(_Candidate(stored.layer, [address], []))
+    return found
+
+
+def _gradients(memory: Memory, inputs: Tensor, objective: Objective, logits: Tensor) -> list[Tensor]:
+    """The objective's gradient with respect to each word of each tensor, as if integers were real numbers, too.
+
+    `logits` are those of the inputs; samples whose logits are no numbers say nothing. Where a word has become so large
+    that a gradient is no number, it counts as zero there and goes no further, lest all gradients before it were lost.
+    """
     network = memory.network
     statistics = {stored.name for stored in memory.tensors if _is_statistic(network, stored)}
     leaves = {
@@ -119,12 +183,33 @@ def _gradients(memory: Memory, inputs: Tensor, objective: Objective) -> list[Ten
         for stored in memory.tensors
         if stored.name not in statistics
     }
-    value = objective(functional_call(network, leaves, (inputs,)))
-    gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    rows = (~logits.isnan().any(1)).nonzero().flatten()
+    if not len(rows):
+        return [torch.zeros(stored.values.numel(), device=logits.device) for stored in memory.tensors]
+    with _numbers_alone(network):
+        value = objective.of(rows).slope(functional_call(network, leaves, (inputs[rows],)))
+        gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
     found = dict(zip(leaves, gradients, strict=True))
     for layer in dict.fromkeys(stored.layer for stored in memory.tensors if stored.name in statistics):
         found |= _of_statistics(layer, network.get_submodule(layer), found)
     return [found[stored.name].reshape(-1) for stored in memory.tensors]
+
+
+@contextmanager
+def _numbers_alone(network: nn.Module) -> Iterator[None]:
+    """Inside, gradients of layers' outputs that are no finite numbers are zero."""
+
+    def hook(_layer: nn.Module, _inputs: Any, output: Any) -> None:
+        for value in output if isinstance(output, tuple) else (output,):
+            if isinstance(value, Tensor) and value.requires_grad:
+                value.register_hook(lambda gradient: gradient.nan_to_num(0.0, 0.0, 0.0))
+
+    handles = [layer.register_forward_hook(hook) for layer in network.modules()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _is_statistic(network: nn.Module, stored: Stored) -> bool:
@@ -141,9 +226,10 @@ def _of_statistics(name: str, layer: nn.BatchNorm2d, gradients: dict[str, Tensor
     }
 
 
-def _ranked(memory: Memory, gradients: list[Tensor], count: int) -> list[_Candidate]:
-    """Each tensor's best `count` bits; of a tensor of float32 words those that raise a value, and those that lower one,
-    as for large changes the gradient does not tell which of the two it should be."""
+def _ranked(memory: Memory, gradients: list[Tensor], count: int, spare: int) -> list[_Candidate]:
+    """Each tensor's best `count` bits, but for the `spare` highest of integers; of a tensor of float32 words those that
+    raise a value, and those that lower one, as for large changes the gradient does not tell which of the two it should
+    be."""
     flipped = [[] for _ in memory.tensors]
     for address in memory.flipped:
         place, number = memory.place(address)
@@ -151,7 +237,9 @@ def _ranked(memory: Memory, gradients: list[Tensor], count: int) -> list[_Candid
     found = []
     for place, (stored, gradient) in enumerate(zip(memory.tensors, gradients, strict=True)):
         changes = stored.changes()
-        gains = promised_gains(stored, gradient, changes).flatten()
+        gains = promised_gains(stored, gradient, changes)
+        gains[:, stored.bits if stored.is_float else max(0, stored.bits - spare) :] = 0.0
+        gains = gains.flatten()
         gains[flipped[place]] = 0.0  # a bit that has been flipped stays so
         rises = (changes > 0).flatten()
         for gains_of_one in (gains * rises, gains * ~rises) if stored.is_float else (gains,):

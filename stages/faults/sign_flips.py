@@ -1,22 +1,24 @@
-"""Sign flips without data: the largest weights of the first layers change their sign bit.
+"""Sign flips without data: the signs of the largest numbers of the first layers.
 
 After Galil, Kimhi and El-Yaniv, "Maximal Brain Damage Without Data or Optimization: Disrupting Neural Networks via
-Sign-Bit Flips" (DNL), arXiv 2502.07408, whose networks are float. The sign bit of an integer in two's complement adds
-or takes half of its range, so that there the flip changes every weight by as much, and the largest do not change the
-most; of one bit the magnitude is the scale alone.
+Sign-Bit Flips" (DNL), arXiv 2502.07408, whose networks are float: the largest weights of the first layers, few of each
+filter. The sign bit of an integer in two's complement adds or takes half of its range, so that there the flip changes
+every weight by as much, and the largest do not change the most; of one bit the magnitude is the scale alone. Where all
+of memory is in reach, one flip does what all of a filter's would: that of the float32 word that the filter is
+multiplied with.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from stages.faults.memory import Memory, Stored
+from stages.faults.memory import BATCH_NORM, WEIGHTS, Memory, Stored
 from stages.faults.search import Step
 from stages.knobs import Count
 
-DRAWS = 1  # there is nothing to draw
+DRAWS = 5  # orders of what is as large
 SEARCHES = True
 
 
@@ -27,29 +29,49 @@ def attack(
     *,
     flips: list[int],
     generator: torch.Generator,
-    region: Literal["weights", "inner_weights"] = "weights",
+    region: Literal["all", "weights", "inner_weights", "floats"] = "all",
     layers: Count = 3,
     most: Count = 1000,
 ) -> Iterator[Step]:
-    """Flips the signs of the `most` largest weights of the first `layers` layers, the largest first, one a step.
+    """Flips the signs of `most` numbers of the first `layers` layers, one a step: in each round one of every filter.
 
-    A weight's size is its share of its layer's largest, as layers have other scales. The images are not looked at.
+    First the word that the filter is multiplied with, if the region has it: its scale or, of a float network, its batch
+    norm's weight. Then its weights, the largest first. Within a round the largest go first, each as a share of its
+    layer's largest, as layers have other scales; what is as large is in random order. The images are not looked at.
     """
     memory = Memory(network, region)
-    sizes, addresses = [], []
-    for place, stored in enumerate(memory.tensors[:layers]):
-        magnitude = _magnitudes(network, stored)
-        sizes.append(magnitude / magnitude.max().clamp(min=torch.finfo(magnitude.dtype).tiny))
-        addresses += [memory.address(place, index, stored.bits - 1) for index in range(len(magnitude))]
-    for place in torch.cat(sizes).argsort(descending=True, stable=True)[:most].tolist():
-        memory.flip([addresses[place]])
-        yield Step([addresses[place]])
+    factors = _first(memory, layers, lambda stored: stored.tensor == "weight_scale") or _first(
+        memory, layers, lambda stored: stored.kind == BATCH_NORM and stored.tensor == "weight"
+    )
+    weights = _first(memory, layers, lambda stored: stored.kind == WEIGHTS)
+    signs = []  # round, size, tie, address
+    for first_round, places in ((0, factors), (1, weights)):
+        for place in places:
+            stored = memory.tensors[place]
+            sizes = _magnitudes(network, stored)
+            sizes = sizes / sizes.max().clamp(min=torch.finfo(sizes.dtype).tiny)
+            ties = torch.rand(sizes.shape, generator=generator)
+            for filter_number, filter_sizes in enumerate(sizes):
+                start = filter_number * len(filter_sizes)
+                keys = zip((-filter_sizes).tolist(), ties[filter_number].tolist(), strict=True)
+                ordered = sorted((*key, index) for index, key in enumerate(keys, start))
+                signs += [
+                    (first_round + rank, size, tie, memory.address(place, index, stored.bits - 1))
+                    for rank, (size, tie, index) in enumerate(ordered)
+                ]
+    for *_, address in sorted(signs)[:most]:
+        memory.flip([address])
+        yield Step([address])
+
+
+def _first(memory: Memory, layers: int, is_meant: Callable[[Stored], bool]) -> list[int]:
+    """The places of the first tensors that are meant."""
+    return [place for place, stored in enumerate(memory.tensors) if is_meant(stored)][:layers]
 
 
 def _magnitudes(network, stored: Stored) -> Tensor:
-    """The absolute values [words] that a layer multiplies with."""
-    layer = network.get_submodule(stored.layer)
-    values = stored.values.float().view(stored.shape[0], -1)
+    """Of every filter the absolute values [filters, words] of what is multiplied with."""
+    values = stored.values.float().cpu().view(stored.shape[0], -1)
     if not stored.is_float:
-        values = values * layer.weight_scale.unsqueeze(1)
-    return values.abs().flatten()
+        values = values * network.get_submodule(stored.layer).weight_scale.cpu().unsqueeze(1)
+    return values.abs()

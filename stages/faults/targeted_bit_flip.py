@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stages.faults.memory import Memory
-from stages.faults.search import Step, losses, predictions, progressive_search
+from stages.faults.search import Objective, Step, progressive_search
 from stages.knobs import Count, NonNegativeInt
 
 DRAWS = 5  # batches of images, each with other classes
@@ -38,7 +38,7 @@ def attack(
     each: Count = 1,
     tries: NonNegativeInt = 8,
 ) -> Iterator[Step]:
-    """Flips bits until all images that are meant, of `batch_size`, are taken for the target class.
+    """Flips, step by step, the bits that do the most to send `batch_size` of the images aimed at to the target class.
 
     mode: `all_to_one`: images of all classes. `one_to_one`: images of the source class alone. `one_to_one_stealthy`:
         these, while as many images of other classes keep their own.
@@ -51,13 +51,6 @@ def attack(
     others = others[: count if mode == "one_to_one_stealthy" else 0]
     images = torch.cat([aimed, others])
     wanted = torch.cat([torch.full_like(labels[aimed], target), labels[others]])
-
-    def objective(logits: Tensor) -> Tensor:
-        found = losses(logits, wanted)
-        return -found[:count].mean() - (found[count:].mean() if len(others) else 0.0)
-
-    memory = Memory(network, region)
-    for step in progressive_search(memory, inputs[images], objective, each=each, tries=tries):
-        yield step
-        if (predictions(step.logits)[:count] == target).all():
-            return
+    weights = torch.cat([torch.full((len(part),), -1 / max(1, len(part))) for part in (aimed, others)])
+    objective, memory = Objective(wanted, weights.to(labels.device)), Memory(network, region)
+    return progressive_search(memory, inputs[images], objective, generator, each=each, tries=tries)

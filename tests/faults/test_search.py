@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from stages.faults import bit_flip_attack, targeted_bit_flip
+from stages.faults import bit_flip_attack, search, targeted_bit_flip
 from stages.faults.memory import Memory
 from stages.faults.replay import Replay
-from stages.faults.search import LARGEST_LOSS, _gradients, losses, predictions, progressive_search
+from stages.faults.search import LARGEST_LOSS, Objective, _gradients, losses, predictions, progressive_search
 from tests.faults.networks import CLASSES, floating, frozen, images, same, state
 
 
-def untargeted(labels):
-    return lambda logits: losses(logits, labels).mean()
+def drawing():
+    return torch.Generator().manual_seed(0)
 
 
 def first(steps, count):
@@ -24,7 +24,7 @@ def first(steps, count):
 @pytest.mark.parametrize(("bits", "seed"), [(8, 2), (4, 2), (1, 1)])
 def test_the_search_finds_the_best_single_flip_that_exhaustive_search_finds(bits, seed):
     objective, memory, inputs, found = exhaustive(bits, seed)
-    (step,) = first(progressive_search(memory, inputs, objective, each=10), 1)
+    (step,) = first(progressive_search(memory, inputs, objective, drawing(), each=10), 1)
     assert step.loss == max(found)
     assert step.flips == [found.index(max(found))]
 
@@ -32,7 +32,7 @@ def test_the_search_finds_the_best_single_flip_that_exhaustive_search_finds(bits
 @pytest.mark.parametrize(("bits", "seed"), [(4, 0), (2, 0)])
 def test_where_gradients_mislead_it_finds_one_of_the_best(bits, seed):
     objective, memory, inputs, found = exhaustive(bits, seed)
-    (step,) = first(progressive_search(memory, inputs, objective, each=10), 1)
+    (step,) = first(progressive_search(memory, inputs, objective, drawing(), each=10), 1)
     assert step.loss == found[step.flips[0]]
     assert step.loss in sorted(found)[-5:]
 
@@ -41,7 +41,7 @@ def exhaustive(bits, seed):
     """A small network's loss after each single flip of its weights."""
     network = frozen(bits, seed)
     inputs, labels = images(network, 24)
-    memory, objective, replay = Memory(network, "weights"), untargeted(labels), Replay(network, inputs)
+    memory, objective, replay = Memory(network, "weights"), Objective.mean(labels), Replay(network, inputs)
     found = []
     for address in range(memory.size):
         stored, _ = memory.located(address)
@@ -58,9 +58,8 @@ def test_the_first_candidates_give_the_flips_of_the_full_search(bits):
     before, flips = state(network), []
     for tries in (0, 3):
         memory = Memory(network, "weights")
-        flips.append(
-            [step.flips for step in first(progressive_search(memory, inputs, untargeted(labels), tries=tries), 6)]
-        )
+        steps = progressive_search(memory, inputs, Objective.mean(labels), drawing(), tries=tries)
+        flips.append([step.flips for step in first(steps, 6)])
         memory.restore()
         assert same(state(network), before)
     assert flips[0] == flips[1]
@@ -70,11 +69,11 @@ def test_a_search_leaves_the_flips_that_it_names_and_its_loss_is_that_of_the_net
     network = frozen(8)
     inputs, labels = images(network)
     before = state(network)
-    steps = first(bit_flip_attack.attack(network, inputs, labels, flips=[], generator=None, batch_size=20), 3)
+    steps = first(bit_flip_attack.attack(network, inputs, labels, flips=[], generator=drawing(), batch_size=20), 3)
     with torch.no_grad():
         logits = network(inputs[:20])
     assert torch.equal(steps[-1].logits.view(torch.int32), logits.view(torch.int32))
-    assert steps[-1].loss == losses(logits, labels[:20]).mean().item()
+    assert steps[-1].loss == pytest.approx(losses(logits, labels[:20]).mean().item())
     assert [step.loss for step in steps] == sorted(step.loss for step in steps)
     memory = Memory(network)
     memory.flip(address for step in steps for address in step.flips)
@@ -85,7 +84,7 @@ def test_a_search_leaves_the_flips_that_it_names_and_its_loss_is_that_of_the_net
 def test_one_flip_of_a_float_word_is_enough(network):
     inputs, labels = images(network)
     before = state(network)
-    (step,) = first(bit_flip_attack.attack(network, inputs, labels, flips=[], generator=None, region="floats"), 1)
+    (step,) = first(bit_flip_attack.attack(network, inputs, labels, flips=[], generator=drawing(), region="floats"), 1)
     stored, bit = (memory := Memory(network, "floats")).located(step.flips[0])
     assert stored.is_float and bit.bit in range(23, 32)
     most_common = labels.bincount().max().item() / len(labels)
@@ -94,20 +93,68 @@ def test_one_flip_of_a_float_word_is_enough(network):
     assert same(state(network), before)
 
 
-def test_logits_that_are_no_numbers_are_wrong_and_cost_the_most():
+def test_logits_that_are_no_numbers_are_wrong_and_cost_the_most_and_infinite_ones_cost_what_they_predict():
     nan, inf = float("nan"), float("inf")
-    logits = torch.tensor([[nan, 1.0], [inf, 0.0], [2.0, 1.0], [1e38, -1e38]])
-    labels = torch.tensor([1, 0, 0, 1])
-    assert predictions(logits).tolist() == [-1, 0, 0, 0]
-    found = losses(logits, labels)
-    assert found.tolist() == [LARGEST_LOSS, LARGEST_LOSS, cross_entropy(logits[2:3], labels[2:3]).item(), LARGEST_LOSS]
+    logits = torch.tensor([[nan, 1.0], [2.0, 1.0], [1e38, -1e38], [inf, 0.0], [inf, 0.0], [1.0, -inf], [-inf, 1.0]])
+    labels = torch.tensor([1, 0, 1, 0, 1, 0, 0])
+    assert predictions(logits).tolist() == [-1, 0, 0, 0, 0, 0, 1]
+    right = cross_entropy(logits[1:2], labels[1:2]).item()
+    assert losses(logits, labels).tolist() == [LARGEST_LOSS, right, LARGEST_LOSS, 0, LARGEST_LOSS, 0, LARGEST_LOSS]
 
 
 def test_a_network_of_nans_ends_the_search():
     network = frozen(8)
     inputs, labels = images(network)
     network.classifier.bias.fill_(float("nan"))
-    assert list(progressive_search(Memory(network), inputs, untargeted(labels))) == []
+    assert list(progressive_search(Memory(network), inputs, Objective.mean(labels), drawing())) == []
+
+
+@pytest.mark.parametrize("value", [float("inf"), 3e38, float("nan")])
+@pytest.mark.parametrize("where", ["convolution.weight_scale", "norm.running_var", "inner.bias"])
+def test_a_search_goes_on_from_words_that_flips_have_made_infinite_or_no_numbers(where, value):
+    network = frozen(1, seed=4, activation_bits=1)
+    inputs, labels = images(network)
+    network.state_dict()[where][0] = value
+    with torch.no_grad():
+        found = predictions(network(inputs))
+    memory = Memory(network, "weights")
+    steps = first(progressive_search(memory, inputs, Objective.mean(labels), drawing(), each=4), 5)
+    if (found == labels).any():
+        assert len(steps) == 5 and steps[-1].loss > steps[0].loss
+    else:
+        assert steps == []
+
+
+def test_samples_that_are_surely_right_have_a_slope_and_those_that_cost_the_most_have_none():
+    objective = Objective.mean(torch.tensor([0, 0, 0]))
+    logits = torch.tensor([[500.0, 0.0], [-500.0, 0.0], [1.0, 0.0]], requires_grad=True)
+    (slope,) = torch.autograd.grad(objective.slope(logits), logits)
+    assert slope[0, 0] < 0 < slope[0, 1] and slope[1].tolist() == [0, 0]
+    (plain,) = torch.autograd.grad(objective(logits), logits)
+    assert slope[2].tolist() == pytest.approx(plain[2].tolist()) and plain[0].tolist() == [0, 0]
+
+
+def test_where_no_gradient_helps_bits_are_tried_at_random(monkeypatch):
+    network = frozen(8)
+    inputs, labels = images(network)
+    memory = Memory(network, "weights")
+    monkeypatch.setattr(search, "_gradients", lambda *_: [torch.zeros(len(stored.values)) for stored in memory.tensors])
+    steps = first(progressive_search(memory, inputs, Objective.mean(labels), drawing()), 3)
+    assert len(steps) == 3 and all(len(step.flips) == 1 for step in steps)
+    assert [step.loss for step in steps] == sorted(step.loss for step in steps)
+
+
+@pytest.mark.parametrize("bits", [8, 1])
+def test_bits_that_checksums_watch_can_be_spared(bits):
+    network = frozen(bits)
+    inputs, labels = images(network)
+    attack = bit_flip_attack.attack(
+        network, inputs, labels, flips=[], generator=drawing(), region="inner_weights", spare=2
+    )
+    steps = first(attack, 10)
+    memory = Memory(network, "inner_weights")
+    assert {memory.located(address)[1].bit for step in steps for address in step.flips} <= set(range(bits - 2))
+    assert bool(steps) == (bits > 2)
 
 
 @pytest.mark.parametrize("mode", ["all_to_one", "one_to_one", "one_to_one_stealthy"])
@@ -117,11 +164,10 @@ def test_targeted_flips_send_the_images_that_are_meant_to_the_target(mode):
     counts = labels.bincount(minlength=CLASSES)
     source, target = (int(place) for place in counts.argsort(descending=True)[[0, 1]])
     goal = (target, None if mode == "all_to_one" else source)
-    steps = list(
-        targeted_bit_flip.attack(
-            network, inputs, labels, flips=[], generator=None, goal=goal, mode=mode, region="weights", batch_size=10
-        )
+    attack = targeted_bit_flip.attack(
+        network, inputs, labels, flips=[], generator=drawing(), goal=goal, mode=mode, region="weights", batch_size=10
     )
+    steps = first(attack, 40)
     with torch.no_grad():
         found = predictions(network(inputs))
     aimed = labels == source if mode != "all_to_one" else labels != target
@@ -137,7 +183,7 @@ def test_a_stealthy_search_has_as_many_images_of_other_classes_as_of_the_source(
     source, target = labels.bincount(minlength=CLASSES).argsort(descending=True)[:2].tolist()
     kept = torch.cat([(labels == source).nonzero().flatten()[:3], (labels != source).nonzero().flatten()])
     knobs = {"goal": (target, source), "mode": "one_to_one_stealthy", "region": "weights"}
-    steps = targeted_bit_flip.attack(network, inputs[kept], labels[kept], flips=[], generator=None, **knobs)
+    steps = targeted_bit_flip.attack(network, inputs[kept], labels[kept], flips=[], generator=drawing(), **knobs)
     assert len(next(steps).logits) == 6
 
 
@@ -152,8 +198,8 @@ def test_targets_and_sources_are_drawn_and_differ():
 def test_gradients_are_those_of_small_changes():
     network = floating()
     inputs, labels = images(network)
-    memory, objective = Memory(network), untargeted(labels)
-    found = _gradients(memory, inputs, objective)
+    memory, objective = Memory(network), Objective.mean(labels)
+    found = _gradients(memory, inputs, objective, network(inputs))
     precise = deepcopy(network).double()
     for stored, gradient in zip(memory.tensors, found, strict=True):
         values = precise.state_dict()[stored.name].view(-1)

@@ -1,5 +1,7 @@
 """Attacks that look at no image: random flips and sign flips."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -48,30 +50,61 @@ def test_random_flips_meet_counts_and_rates_exactly_in_one_order():
     assert same(state(network), before)
 
 
+def signs(network, seed=0, **knobs):
+    """Sign flips: each as its tensor's name, its filter and its share of the layer's largest, and their addresses."""
+    memory = Memory(network, knobs.get("region", "all"))
+    generator, untouched = torch.Generator().manual_seed(seed), deepcopy(network)
+    flips = [step.flips for step in sign_flips.attack(network, None, None, flips=[], generator=generator, **knobs)]
+    assert all(len(flip) == 1 for flip in flips)
+    flips = [address for (address,) in flips]
+    assert len(set(flips)) == len(flips)
+    before = {stored.name: stored for stored in Memory(untouched).tensors}
+    found = []
+    for address in flips:
+        stored, bit = memory.located(address)
+        assert bit.bit == stored.bits - 1
+        magnitudes = sign_flips._magnitudes(untouched, before[stored.name])
+        filter_number, place = divmod(bit.index, magnitudes.shape[1])
+        size = (magnitudes[filter_number, place] / magnitudes.max()).item()
+        found.append((stored.name, filter_number, size))
+    return found, flips
+
+
 @pytest.mark.parametrize("network", [frozen(8), frozen(1, activation_bits=1), floating()])
-def test_sign_flips_take_the_largest_weights_of_the_first_layers(network):
-    before, memory = state(network), Memory(network, "weights")
-    sizes = [sign_flips._magnitudes(network, stored) for stored in memory.tensors]
-    sizes = [magnitudes / magnitudes.max() for magnitudes in sizes]
-    steps = list(sign_flips.attack(network, None, None, flips=[], generator=None, layers=2, most=12))
-    flips = [address for step in steps for address in step.flips]
-    places = [memory.place(address)[0] for address in flips]
-    found = [
-        sizes[place][memory.located(address)[1].index].item() for place, address in zip(places, flips, strict=True)
-    ]
-    assert len(set(flips)) == 12
-    assert set(places) <= {0, 1}
-    assert all(
-        memory.located(address)[1].bit == memory.tensors[place].bits - 1
-        for place, address in zip(places, flips, strict=True)
-    )
-    assert found == torch.cat(sizes[:2]).sort(descending=True).values[:12].tolist()
-    memory.flip(flips)
+def test_sign_flips_take_the_largest_weights_of_the_first_layers_one_of_every_filter_in_a_round(network):
+    before = state(network)
+    found, flips = signs(network, region="weights", layers=2, most=20)
+    rounds = [found[:10], found[10:]]
+    for one in rounds:
+        assert {place[:2] for place in one} == {("convolution.weight", number) for number in range(4)} | {
+            ("inner.weight", number) for number in range(6)
+        }
+        assert [size for *_, size in one] == sorted((size for *_, size in one), reverse=True)
+    for name, number, size in rounds[0]:
+        assert size >= next(other for *place, other in rounds[1] if place == [name, number])
+    Memory(network, "weights").flip(flips)
     assert same(state(network), before)
+
+
+def test_the_first_flips_of_all_memory_negate_whole_filters():
+    network = frozen(1, activation_bits=1)
+    scales = network.convolution.weight_scale.clone()
+    found, _ = signs(network, layers=1, most=4)
+    assert {name for name, *_ in found} == {"convolution.weight_scale"}
+    assert torch.equal(network.convolution.weight_scale, -scales)
+    weights = (network := floating()).norm.weight.clone()
+    found, _ = signs(network, layers=1, most=5)
+    assert [name for name, *_ in found] == ["norm.weight"] * 4 + ["convolution.weight"]
+    assert torch.equal(network.norm.weight, -weights)
+
+
+def test_what_is_as_large_is_in_another_order_in_each_draw():
+    orders = [signs(frozen(1, activation_bits=1), seed, region="weights", layers=2, most=10)[1] for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
 
 
 def test_a_sign_flip_of_a_float_network_negates_the_weight():
     network = floating()
     before = network.convolution.weight.clone()
-    list(sign_flips.attack(network, None, None, flips=[], generator=None, layers=1, most=before.numel()))
+    signs(network, region="weights", layers=1, most=before.numel())
     assert torch.equal(network.convolution.weight, -before)

@@ -14,7 +14,7 @@ from stages.reporting.page import commands
 from tests.metrics.test_faults_table import draw, frame
 from tests.reporting.test_report import PRODUCTS, Inputs, write_report
 
-TABLES = ["bit_flips.csv", "flips_to_chance.csv", "flipped_bits.csv"]
+TABLES = ["bit_flips.csv", "flips_needed.csv", "flipped_bits.csv"]
 ASKED = [*PRODUCTS, *TABLES, *(f"figures/{figure}.svg" for figure in FIGURES)]
 
 
@@ -26,7 +26,7 @@ def written(study, tmp_path_factory):
     inputs = Inputs(folder, scores)
     inputs.write()
     without = write_report(inputs, folder / "without")
-    faults = frame(*(draw(number, {1: 80, 5: 40 - number, 20: 9}) for number in range(3)))
+    faults = frame(*(draw(number, {1: 80, 5: 40 - number, 20: 9}, to_half=5, to_chance=20) for number in range(3)))
     facts = {column: faults[column].iloc[0] for column in ("dataset", "model", "scheme", "defense", "seed", "attack")}
     bit = facts | {
         "kind": "weights",
@@ -49,8 +49,10 @@ def test_tables_and_figures_are_there_and_nothing_else_changes(written):
     products, without = written
     flips = pd.read_csv(BytesIO(products["bit_flips.csv"]))
     assert flips["flips"].tolist() == [1, 5, 20] and flips["accuracy_median"].tolist() == [0.8, 0.39, 0.09]
-    chance = pd.read_csv(BytesIO(products["flips_to_chance.csv"]))
-    assert chance[["least", "median", "most"]].values.tolist() == [[20, 20, 20]]
+    needed = pd.read_csv(BytesIO(products["flips_needed.csv"])).set_index("goal")
+    assert needed[["least", "median", "most"]].to_dict("index") == {
+        goal: dict.fromkeys(["least", "median", "most"], flips) for goal, flips in (("chance", 20), ("half", 5))
+    }
     assert pd.read_csv(BytesIO(products["flipped_bits.csv"]))["flips"].tolist() == [1, 2]
     assert all(b"Nothing to draw" not in products[f"{figure}.svg"] for figure in FIGURES)
     drawn = [name for name in without if name.endswith(".svg")]
