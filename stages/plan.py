@@ -136,8 +136,8 @@ class Task:
     job: Job
     dataset: str | None = None  # None: the report, about all of them
     variant: Variant | None = None  # None: prepare and report
-    attack: str | None = None  # an attack, "clean" for scores of clean inputs, None elsewhere
-    plugin: str | None = None  # its file: the attack's, the filter's of stages/defenses/, the number format's
+    attack: str | None = None  # an attack on inputs or on memory, "clean" for scores of clean inputs, None elsewhere
+    plugin: str | None = None  # the file: of the attack (memory: in stages/faults/), the filter, the number format
     crafted_on: tuple[Variant, ...] = ()  # the variants whose sets are scored on it
     teachers: tuple[Variant, ...] = ()  # undefended float networks; the variant's starts from the best of them
     sources: tuple[Variant, ...] = ()  # undefended float networks of other models, attacked in its training

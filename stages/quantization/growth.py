@@ -106,10 +106,12 @@ def _masking(masks: ChannelMasks, group: str, repeats: int):
 def has_settled(counts: Sequence[Mapping[str, int]], patience: int, tolerance: float) -> bool:
     """Whether channels have come or gone, and hardly any did in each of the last `patience` steps of growth.
 
-    Growth has not begun while hardly any has come since the start: chances that start low need time to rise.
+    How many came or went is a net count, the sum over groups of how much each group's number changed: where in a group
+    one channel comes and another goes, that is none. Growth has not begun while hardly any has come since the start:
+    chances that start low need time to rise.
 
     counts: the numbers of channels by group, at the start and after each step. tolerance: the largest share of all
-    channels, the sum of all groups' changes, that counts as hardly any.
+    channels that counts as hardly any.
     """
     if len(counts) <= patience or _are_alike(counts[0], counts[-1], tolerance):
         return False

@@ -59,7 +59,8 @@ def quantize(
     steps: at most; each is a training of `epochs_a_step` epochs, whose learning rate ends at zero, so that what is
         counted is not what the last passes happened to do.
     patience, tolerance: growth, once it has begun, has settled where in so many steps, one after the other, no larger
-        share of all channels came or went. Of ResNet-8's 2 to 4 % do in each step when growth is over.
+        share of all channels came or went, each group's net change counted. Of ResNet-8's 2 to 4 % do in each step when
+        growth is over.
     learning_rate: the peak, in both stages. High, as gradients of binary weights are multiplied with their scales.
     """
     format = Format(1, activations, edge_bits=edges)
