@@ -27,8 +27,9 @@ from stages.runtime import configure
 from stages.seeds import seed_of
 
 BATCH_SIZE = 50  # whose activations fit a cache, as those of 500 do not
-# A search is judged after a step where the attacker's own images say that a goal may be near, with this to spare.
-NEAR = 0.1
+# A search is judged after a step where images of the attacker say that a goal may be near, with this to spare; of an
+# attacker who looks at none, so many.
+NEAR, LOOKED_AT = 0.1, 64
 TAKEN = 0.95  # share of the test images aimed at that the target gets, where a targeted attack ends
 
 
@@ -93,8 +94,12 @@ class Judge:
         """The classes [N] of the test images, -1 for none. ValueError: flips have made sums of a layer inexact."""
         if self.input_shape is not None:
             check_exact(self.network, self.input_shape)
+        return predictions(self.logits(self.test.inputs))
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """The network's logits [N, K] now."""
         with torch.no_grad():
-            return torch.cat([predictions(self.network(batch)) for batch in self.test.inputs.split(BATCH_SIZE)])
+            return torch.cat([self.network(batch) for batch in inputs.split(BATCH_SIZE)])
 
     @cached_property
     def clean(self) -> Tensor:
@@ -114,10 +119,10 @@ def attacked(
     """One draw of an attack: rows of what is left before any flip and after each of `counts`, and rows of the bits.
 
     There are further rows at the numbers of flips of random rates. Every row says after how many flips the draw's goals
-    were reached, which is looked for after every step that the attacker's own images give reason to, or which looks at
-    none. A search without a target ends where the network guesses on the test images, one with a target where nearly
-    all images aimed at are the target's; what is left then holds for all larger counts. Bits of random flips are not
-    listed, being as good as any others. The network is as before then.
+    were reached, which is looked for after every step at which the attacker's own images give reason to. A search
+    without a target ends where the network guesses on the test images, one with a target where nearly all images aimed
+    at are the target's; what is left then holds for all larger counts. Bits of random flips are not listed, being as
+    good as any others. The network is as before then.
 
     seeds: of the attacker's images and classes, and of whatever else is drawn.
     """
@@ -141,7 +146,8 @@ def attacked(
                 draw.judge(len(draw.made))
                 continue
             draw.list(step)
-            if draw.is_near(step, own.labels):
+            logits = judge.logits(own.inputs[:LOOKED_AT]) if step.logits is None else step.logits
+            if draw.is_near(predictions(logits), own.labels):
                 draw.look()
             if draw.is_over or len(draw.made) >= max(counts):
                 break
@@ -175,11 +181,8 @@ class _Draw:
             self.rows[count] = self._judged(self.made[:count]) | {"flips": count}
             self.memory.flip(beyond)
 
-    def is_near(self, step: Step, labels: Tensor) -> bool:
-        """Whether the attacker's own images, of these labels, say that a goal may just have been reached."""
-        if step.logits is None:
-            return True
-        found = predictions(step.logits)
+    def is_near(self, found: Tensor, labels: Tensor) -> bool:
+        """Whether predictions of the attacker's own images, of these labels, say that a goal may have been reached."""
         if self._target is not None:
             return (found == self._target).double().mean().item() > AIMED / 2 - NEAR
         left = (found == labels[: len(found)]).double().mean().item()

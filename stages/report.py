@@ -103,9 +103,10 @@ def _texts(
     faulted = []
     if left is not None:
         by_flips, bits = bit_flips_table(left, table, variants), flipped_bits_table(flipped)
-        faulted = faults.attacked(by_flips, bits, variants)
+        needed = flips_needed_table(left, table, variants)
+        faulted = faults.attacked(by_flips, needed, bits, variants)
         tables |= {"bit_flips.csv": csv_text(by_flips), "flipped_bits.csv": csv_text(bits)}
-        tables["flips_needed.csv"] = csv_text(flips_needed_table(left, table, variants))
+        tables["flips_needed.csv"] = csv_text(needed)
         figures |= {
             f"{name}.svg": svg([(group.title, figure(group)) for group in faulted], "Nothing to draw.")
             for name, figure in faults.FIGURES.items()

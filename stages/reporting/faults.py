@@ -1,15 +1,19 @@
-"""The charts of attacks on memory: accuracy against flipped bits, and which layers and bits were flipped."""
+"""The charts of attacks on memory: accuracy against flipped bits, how many it takes, and which layers and bits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from stages.reporting.figures import COLOURS, SHAPES, panels_of, variant_label
 
 PANEL = (260, 220)  # pixels, as of the other charts
 CELL = 22
+LINE = 36  # pixels, of a variant
+GOALS = {"half": "half of what it knew is gone", "chance": "it guesses", "target": "half of the aimed at are taken"}
 TENSORS = {"weights": "", "scales": " scales", "biases": " biases", "batch_norm": " batch norm"}
 
 
@@ -17,16 +21,18 @@ TENSORS = {"weights": "", "scales": " scales", "biases": " biases", "batch_norm"
 class Attacked:
     """The attacks on memory that share figures: of one dataset and model, over all seeds.
 
-    `curves` has the columns of `bit_flips_table`, `bits` those of `flipped_bits_table`.
+    `curves` has the columns of `bit_flips_table`, `needed` those of `flips_needed_table`, of several seeds only the row
+    over them, `bits` those of `flipped_bits_table`.
     """
 
     title: str
     curves: pd.DataFrame
+    needed: pd.DataFrame
     bits: pd.DataFrame
     schemes: list[str]
 
 
-def attacked(curves: pd.DataFrame, bits: pd.DataFrame, variants: pd.DataFrame) -> list[Attacked]:
+def attacked(curves: pd.DataFrame, needed: pd.DataFrame, bits: pd.DataFrame, variants: pd.DataFrame) -> list[Attacked]:
     """Split what attacks on memory left into what shares figures.
 
     `variants` is the table of footprints: schemes are ordered by the bytes of their weights, the largest first.
@@ -34,12 +40,15 @@ def attacked(curves: pd.DataFrame, bits: pd.DataFrame, variants: pd.DataFrame) -
     sizes = variants.groupby("scheme")["weight_bytes"].min()
     found = []
     for (dataset, model), rows in curves.groupby(["dataset", "model"], sort=False):
-        mine = bits[(bits["dataset"] == dataset) & (bits["model"] == model)]
+        needed_here, bits_here = (
+            table[(table["dataset"] == dataset) & (table["model"] == model)] for table in (needed, bits)
+        )
         found.append(
             Attacked(
                 f"{dataset} · {model}",
                 rows,
-                mine,
+                _over_seeds(needed_here),
+                bits_here,
                 sorted(set(rows["scheme"]), key=lambda scheme: (-sizes[scheme], scheme)),
             )
         )
@@ -95,6 +104,55 @@ def accuracy_vs_flips(group: Attacked) -> alt.FacetChart | None:
     )
 
 
+def flips_needed(group: Attacked) -> alt.FacetChart | None:
+    """Flips until each goal, the median over draws and the least to the most: a panel an attack, a line a variant."""
+    rows = group.needed
+    if rows.empty:
+        return None
+    ends = {name: rows[name].clip(upper=rows["budget"]) for name in ("least", "median", "most")}
+    shown = rows.assign(
+        panel=rows["attack"].str.replace("_", " "),
+        variant=[variant_label(*pair) for pair in zip(rows["scheme"], rows["defense"], strict=True)],
+        goal=rows["goal"].map(GOALS),
+        is_open=np.isinf(rows["median"]),
+        told=[f"{value:g}" if isfinite(value) else "not reached" for value in rows["median"]],
+        reached=(100 * rows["reached"]).round(1),
+        **ends,
+    )
+    shown = shown[shown["budget"] > 0]  # there is nothing to flip for some attacks on some networks
+    order = sorted(set(shown["variant"]), key=lambda name: (group.schemes.index(name.split(" · ")[0]), name))
+    goals = [goal for goal in GOALS.values() if goal in set(shown["goal"])]
+    base = alt.Chart().encode(
+        y=alt.Y("variant:N", title=None, sort=order),
+        yOffset=alt.YOffset("goal:N", sort=goals),
+        color=alt.Color("goal:N", title="Flips until", scale=alt.Scale(domain=goals, range=COLOURS[: len(goals)])),
+    )
+    axis = alt.X("least:Q", title="Flipped bits", scale=alt.Scale(type="log"), axis=alt.Axis(format="~s", tickCount=5))
+    tooltips = {
+        **{"variant:N": "Variant", "goal:N": "Flips until", "told:N": "Median", "least:Q": "Least", "most:Q": "Most"},
+        **{"reached:Q": "Reached (% of draws)", "budget:Q": "Most flips made", "draws:Q": "Draws"},
+    }
+    columns = ["panel", "variant", "goal", "least", "median", "most", "is_open", "told", "reached", "budget", "draws"]
+    layers = alt.layer(
+        base.mark_rule(strokeWidth=3, opacity=0.35).encode(x=axis, x2="most:Q"),
+        base.mark_point(opacity=1, size=52, filled=True).encode(
+            x=alt.X("median:Q", title="Flipped bits"),
+            shape=alt.Shape(
+                "is_open:N",
+                title=None,
+                scale=alt.Scale(domain=[False, True], range=["circle", "triangle-right"]),
+                legend=alt.Legend(labelExpr="datum.value ? 'more than that' : 'median'"),
+            ),
+            tooltip=[alt.Tooltip(field, title=title) for field, title in tooltips.items()],
+        ),
+        data=alt.Data(values=shown[columns].to_dict("records")),
+    )
+    panels = sorted(set(shown["panel"]))
+    return layers.properties(width=PANEL[0], height=alt.Step(LINE, **{"for": "position"})).facet(
+        facet=panels_of("panel", panels), columns=min(len(panels), 3)
+    )
+
+
 def flipped_bits(group: Attacked) -> alt.FacetChart | None:
     """Which bit of which layer was flipped, as a share of the attack's flips: a panel a scheme, attack and defense.
 
@@ -140,10 +198,12 @@ def flipped_bits(group: Attacked) -> alt.FacetChart | None:
 
 FIGURES: dict[str, Callable[[Attacked], alt.FacetChart | None]] = {
     "accuracy_vs_flips": accuracy_vs_flips,
+    "flips_needed": flips_needed,
     "flipped_bits": flipped_bits,
 }
 SUBJECTS = {
     "accuracy_vs_flips": ("accuracy against the number of flipped bits, a panel for each attack", "bit_flips.csv"),
+    "flips_needed": ("the number of flipped bits until a goal is reached, a panel for each attack", "flips_needed.csv"),
     "flipped_bits": (
         "which bit of which layer attacks flipped, a panel for each scheme, attack and defense",
         "flipped_bits.csv",
@@ -157,6 +217,16 @@ SECTIONS = {
         "Accuracy against the number of flipped bits, on a logarithmic scale: the line is the median over draws "
         "(batches of samples, or random bits), the band reaches from the least to the most. Where an attack has ended, "
         "what was left then is drawn on. Which words may be hit is the attack's setting.",
+        "No attack on memory was run.",
+    ),
+    "flips_needed": (
+        "Flips needed",
+        "How many flips it takes",
+        "Flips until the network guesses, until half of what it knew is gone (half of the way from its clean accuracy "
+        "to guessing, so that networks of other accuracy have as far to go), and of attacks with a target until that "
+        "class gets half of the images aimed at: the median over draws, and of all seeds, and a bar from the least to "
+        "the most. A triangle stands where the goal was not reached in half of the draws or more: it takes more flips "
+        "than that.",
         "No attack on memory was run.",
     ),
     "flipped_bits": (
@@ -183,6 +253,14 @@ def description(name: str, group: Attacked) -> str:
     """A figure's text for those who cannot see it."""
     subject, table = SUBJECTS[name]
     return f"{group.title}: {subject}. The numbers are in {table}."
+
+
+def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of each network with several seeds the row over them."""
+    several = rows[rows["seed"] == "all"]
+    keys = ["scheme", "defense", "attack", "goal"]
+    alone = ~rows.set_index(keys).index.isin(several.set_index(keys).index)
+    return pd.concat([several, rows[alone]], ignore_index=True)
 
 
 def _attacks(rows: pd.DataFrame, group: Attacked) -> pd.Series:

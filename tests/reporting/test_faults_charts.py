@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from stages.artifacts.faults import save_faults, save_flipped
-from stages.metrics.faults import BIT_FLIPS, FLIPPED_BITS
+from stages.metrics.faults import BIT_FLIPS, FLIPPED_BITS, FLIPS_NEEDED
 from stages.reporting.faults import FIGURES, SECTIONS, SUBJECTS, attacked, flipped_bits
 from stages.reporting.figures import svg
 from stages.reporting.page import commands
@@ -88,6 +88,7 @@ def test_flipped_bits_have_a_panel_for_each_defense_and_layers_in_the_order_of_t
     curves = [facts | {"defense": defense} for defense in ("none", "pgd_at")]
     (group,) = attacked(
         pd.DataFrame(curves, columns=BIT_FLIPS),
+        pd.DataFrame(columns=FLIPS_NEEDED),
         pd.DataFrame(bits, columns=FLIPPED_BITS),
         pd.DataFrame([{"scheme": "int8", "weight_bytes": 80_000}]),
     )
