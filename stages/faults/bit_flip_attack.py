@@ -26,14 +26,15 @@ def attack(
     generator: torch.Generator,
     region: Literal["all", "weights", "inner_weights", "floats"] = "all",
     batch_size: Count = 128,
-    each: Count = 1,
+    each: Count = 10,
     tries: NonNegativeInt = 8,
     spare: NonNegativeInt = 0,
 ) -> Iterator[Step]:
     """Flips, step by step, the bits that raise the mean cross-entropy of the first `batch_size` images the most.
 
-    each: bits of each tensor that are candidates, each by itself; 1 is the paper's search, more is a stronger one.
-    tries: candidates that are tried in a step, those first of which the gradient promises the most; 0: all of them.
+    each: bits of each tensor that are candidates, each by itself; 1, with all of them tried, is the paper's search.
+    tries: candidates that are tried in a step, those first of which the gradient promises the most; 0: all of them. So
+        few are enough where they may be of one tensor; of binary networks they are, of the last, and quick to try.
     spare: highest bits of integer words that are left alone, by an attacker who knows that checksums watch them.
     """
     inputs, labels = inputs[:batch_size], labels[:batch_size]

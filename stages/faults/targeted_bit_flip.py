@@ -35,7 +35,7 @@ def attack(
     mode: Literal["all_to_one", "one_to_one", "one_to_one_stealthy"] = "all_to_one",
     region: Literal["all", "weights", "inner_weights", "floats"] = "all",
     batch_size: Count = 128,
-    each: Count = 1,
+    each: Count = 10,
     tries: NonNegativeInt = 8,
 ) -> Iterator[Step]:
     """Flips, step by step, the bits that do the most to send `batch_size` of the images aimed at to the target class.

@@ -1,6 +1,7 @@
 """Progressive bit search and the attacks that are made of it."""
 
 from copy import deepcopy
+from itertools import islice
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ def drawing():
 
 
 def first(steps, count):
-    return [step for step, _ in zip(steps, range(count), strict=False)]
+    return list(islice(steps, count))
 
 
 @pytest.mark.parametrize(("bits", "seed"), [(8, 2), (4, 2), (1, 1)])
