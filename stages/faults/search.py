@@ -19,7 +19,7 @@ from stages.faults.memory import Memory, Stored
 from stages.faults.replay import Replay
 
 LARGEST_LOSS = 100.0  # of one sample, in nats: what is beyond says no more, and would drown the other samples
-LARGEST_LOGIT = 1e30  # what an infinite one counts as
+BEYOND = 1e39  # what an infinite logit counts as: more than any float32
 LARGEST_SPREAD = 30.0  # of a sample's logits; beyond it the gradient of a loss near zero gets lost in rounding
 RANDOM_TRIES = 32
 
@@ -54,7 +54,7 @@ class Objective(NamedTuple):
         Those whose loss is to rise and is the largest already are done with and have none. Logits far apart are held
         nearer, so that a sample that is surely right still says what would change that.
         """
-        precise = logits.double().clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
+        precise = _finite(logits)
         shrunk = ((precise.amax(1) - precise.amin(1)).detach() / LARGEST_SPREAD).clamp(min=1.0)
         found = shrunk * F.cross_entropy(precise / shrunk.unsqueeze(1), self.labels, reduction="none")
         is_done = (self.weights > 0) & (losses(logits.detach(), self.labels) >= LARGEST_LOSS)
@@ -72,8 +72,13 @@ class Objective(NamedTuple):
 
 def losses(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of each sample [N] in nats, at most `LARGEST_LOSS`, which logits that are no numbers have, too."""
-    found = F.cross_entropy(logits.clamp(-LARGEST_LOGIT, LARGEST_LOGIT), labels, reduction="none")
-    return torch.where(logits.isnan().any(1), LARGEST_LOSS, found).clamp(max=LARGEST_LOSS)
+    found = F.cross_entropy(_finite(logits), labels, reduction="none")
+    return torch.where(logits.isnan().any(1), LARGEST_LOSS, found).clamp(max=LARGEST_LOSS).to(logits.dtype)
+
+
+def _finite(logits: Tensor) -> Tensor:
+    """In float64, so that large numbers differ as they do in float32, by which the largest is the prediction."""
+    return logits.double().nan_to_num(posinf=BEYOND, neginf=-BEYOND)
 
 
 def predictions(logits: Tensor) -> Tensor:
