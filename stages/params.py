@@ -534,7 +534,9 @@ def _check_knobs(written: dict[str, Any], faults: list[str]) -> dict[str, dict[s
             continue
         checked[kind] = {}
         for name, given in section.items() if isinstance(section, dict) else ():
-            special = SPECIAL.get(kind, ()) if isinstance(given, dict) else ()
+            if not isinstance(name, str):  # refused with the form
+                continue
+            special = SPECIAL[kind] if isinstance(given, dict) else ()
             alias = {key: given[key] for key in special if key in given}
             key = FILE_KEYS.get(kind)
             plugin, known = alias.get(key, name), plugins.names(kind)
@@ -558,7 +560,7 @@ def _check_knobs(written: dict[str, Any], faults: list[str]) -> dict[str, dict[s
 def _named_schemes(section: Any) -> list[str]:
     """The entries of `schemes` that say which file they run."""
     entries = section.items() if isinstance(section, dict) else ()
-    return [name for name, given in entries if isinstance(given, dict) and SCHEME in given]
+    return [name for name, given in entries if isinstance(name, str) and isinstance(given, dict) and SCHEME in given]
 
 
 def _check_draws(given: Any, location: tuple, faults: list[str]) -> dict[str, int]:

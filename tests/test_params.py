@@ -252,6 +252,18 @@ def test_each_fault_is_one_sentence_with_key_value_and_what_was_expected(faults,
     assert faults(**{key: value}) == [f"params.yaml: {sentence}"]
 
 
+@pytest.mark.parametrize("section", ["schemes", "defenses", "attacks", "faults"])
+def test_a_name_is_no_number(faults, section):
+    assert faults(**{section: {1: {}}}) == [f"params.yaml: {section}.1: 1 should be a valid string"]
+
+
+def test_a_name_that_is_a_number_is_no_format_that_may_be_meant(faults):
+    assert faults(**{"schemes": {8: {"scheme": "w8"}}, "grid.schemes": ["w7"]}) == [
+        "params.yaml: grid.schemes.0: 'w7' is unknown, did you mean 'w8'?",
+        "params.yaml: schemes.8: 8 should be a valid string",
+    ]
+
+
 def test_black_box_sets_are_not_replayed(faults):
     assert faults(**{"attacks.ask": {"queries": 5}, "evaluation.transfer": ["ask"]}) == [
         "params.yaml: evaluation.transfer.0: 'ask' has the threat 'black_box', expected an attack with 'white_box', "
