@@ -28,7 +28,7 @@ from stages.params import load_params
 from stages.plan import tasks
 from stages.plugins import constants, knobs, names
 from tests.linear_study import LinearStudy
-from tests.quantization.small_networks import MEAN, MODELS, SHAPE, STD, images, in_layers, quantized_case
+from tests.quantization.small_networks import MEAN, MODELS, SHAPE, STD, images, in_layers, load, quantized_case
 
 ROOT = Path(__file__).parents[1]
 VARIANT = "fashion_mnist-tiny_cnn-fp32-none-s0"
@@ -141,7 +141,7 @@ class StandIn:
             monkeypatch.setattr(stage, "load_classifier", lambda path, device: classifier)
         monkeypatch.setattr(probe, "PLANTED_SAMPLES", PLANTED)
         self.params = load_params(folder / "params.yaml")
-        arrays = fashion_mnist.load(None)["test"]
+        arrays = load()["test"]
         chosen = np.arange(400) * len(arrays) // 400
         test = Split(arrays.inputs[chosen], arrays.labels[chosen])
         path = Path("data/prepared/fashion_mnist.safetensors")

@@ -20,6 +20,8 @@ from stages.quantization.layer_formats import build_in_format
 MEAN, STD, SHAPE = fashion_mnist.MEAN, fashion_mnist.STD, fashion_mnist.INPUT_SHAPE
 MODELS = {"resnet8": resnet8, "tiny_cnn": tiny_cnn}
 
+load = cache(fashion_mnist.load)  # decoding and hashing all images takes seconds
+
 
 class Case(NamedTuple):
     """One network in float, in Brevitas' layers and frozen, what it was calibrated on, and its number format."""
@@ -31,10 +33,9 @@ class Case(NamedTuple):
     format: Format
 
 
-@cache
 def images(split: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """`count` images of all classes and their labels."""
-    arrays = fashion_mnist.load(None)[split]
+    arrays = load()[split]
     chosen = torch.arange(count) * len(arrays) // count
     return as_input(torch.from_numpy(arrays.inputs)[chosen]), torch.from_numpy(arrays.labels)[chosen]
 
@@ -63,6 +64,21 @@ def in_format(model, layer_set, format: Format) -> nn.Module:
     return build_in_format(lambda layers: in_layers(model, layers), partial(layer_set, MEAN, STD), format)
 
 
+def untrained(model_name: str) -> nn.Module:
+    """The model's float network, which leaves the same random state behind each time."""
+    torch.set_num_threads(1)  # on which training depends; other tests may have left another number
+    torch.manual_seed(0)
+    return in_layers(MODELS[model_name], FloatLayers(MEAN, STD))
+
+
+@cache
+def trained(model_name: str) -> dict[str, torch.Tensor]:
+    """What the model's float network learned; trained once."""
+    network = untrained(model_name)
+    fit(network, epochs=3, learning_rate=0.05)
+    return network.state_dict()
+
+
 @cache
 def quantized_case(model_name: str, scheme_name: str) -> Case:
     """A small trained network of a model, quantized with a scheme as it is set by default; made once."""
@@ -73,10 +89,9 @@ def quantized_case(model_name: str, scheme_name: str) -> Case:
 def make_case(model_name: str, scheme_name: str, **knobs) -> Case:
     """The same with other settings."""
     model, scheme = MODELS[model_name], import_module(f"stages.schemes.{scheme_name}")
-    torch.set_num_threads(1)  # on which training depends; other tests may have left another number
-    torch.manual_seed(0)
-    network = in_layers(model, FloatLayers(MEAN, STD))
-    fit(network, epochs=3, learning_rate=0.05)
+    learned = trained(model_name)
+    network = untrained(model_name)
+    network.load_state_dict(learned)
 
     def make(format: Format) -> nn.Module:
         quantized = in_format(model, BrevitasLayers, format)
