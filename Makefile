@@ -37,9 +37,11 @@ run: setup ## answer the default study in data/results/report.html
 smoke: setup ## run the same chain, extended, in about two minutes, in studies/smoke
 	@$(BIN)/snakemake --cores all --config study=smoke
 
-# A file's tests stay together, as they share networks. More processes than these wait for the slowest file.
+# A file's tests stay together, as they share networks, and files in the order of tests/conftest.py. More processes than
+# these wait for the slowest file.
 test: setup ## run the tests, on up to four cores
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses logical --maxprocesses 4 --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses logical --maxprocesses 4 \
+		--dist loadfile --no-loadscope-reorder
 
 test-slow: setup ## run the tests that take many minutes
 	@$(BIN)/python -m pytest -m slow

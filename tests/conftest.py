@@ -1,0 +1,12 @@
+"""What all tests share: the order of their files."""
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of few but long tests go first: at the end one process would run them, and the others would be idle."""
+
+    def is_long(item: pytest.Item) -> bool:
+        return item.get_closest_marker("workflow") is not None or item.path.name == "test_imagenet_study.py"
+
+    items.sort(key=is_long, reverse=True)  # a stable sort, which keeps a file's tests together
