@@ -155,16 +155,6 @@ def prepared(dataset: str) -> str:
     return f"data/prepared/{dataset}"
 
 
-def plan(params: Params) -> list[Job]:
-    """All jobs, each after those that make its inputs."""
-    return [task.job for task in tasks(params)]
-
-
-def task_of(job: Job, params: Params) -> Task:
-    """What a job of the plan is about; KeyError where the plan has no such job."""
-    return {task.job: task for task in tasks(params)}[job]
-
-
 def variants(params: Params) -> list[Variant]:
     """The variants that the grid asks for: those that are attacked, scored and reported."""
     return [Variant(*cell) for cell in params.grid.cells()]

@@ -16,9 +16,10 @@ from stages.classifier import Classifier
 from stages.datasets.arrays import Dataset, Split, evaluation_samples
 from stages.datasets.tensors import as_input
 from stages.params import load_params
-from stages.plan import Variant, plan
+from stages.plan import Variant
 from stages.schemes import w1a1
 from tests.attacks.linear import linear_classifier
+from tests.plans import plan
 from tests.quantization.small_networks import MEAN, SHAPE, STD, images, quantized_case
 
 FLOAT = Variant("fashion_mnist", "tiny_cnn", "fp32", "none", 0)

@@ -16,9 +16,10 @@ from stages.artifacts.network_files import describe, save_network
 from stages.datasets.arrays import Dataset, Split, evaluation_samples
 from stages.models.mfcc import CLIP, FEATURES
 from stages.params import ParamsError, load_params
-from stages.plan import Variant, plan, tasks
+from stages.plan import Variant, tasks
 from stages.quantization import agreement
 from stages.quantization.formats import Format
+from tests.plans import plan
 from tests.quantization.random_networks import CLASSES, random_images, random_network
 
 ROOT = Path(__file__).parents[1]

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from stages.params import ParamsError, load_params
-from stages.plan import plan, tasks
+from stages.plan import tasks
+from tests.plans import plan
 
 ROOT = Path(__file__).parents[1]
 

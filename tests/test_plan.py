@@ -5,8 +5,9 @@ import pytest
 import yaml
 
 from stages.params import Export, load_params
-from stages.plan import Variant, dvc_plots, networks, plan, surrogates, task_of, tasks, variants
+from stages.plan import Variant, dvc_plots, networks, surrogates, tasks, variants
 from stages.seeds import seed_of
+from tests.plans import plan, task_of
 
 ROOT = Path(__file__).parents[1]
 

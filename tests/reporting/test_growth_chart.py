@@ -5,9 +5,9 @@ import json
 import pytest
 
 from stages.params import load_params
-from stages.plan import plan
 from stages.reporting.figures import svg
 from stages.reporting.growth import FIGURES, SECTIONS, grown
+from tests.plans import plan
 from tests.reporting.test_report import PRODUCTS, Inputs, write_report
 from tests.test_plan import ROOT
 

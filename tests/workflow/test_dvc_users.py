@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from stages.params import load_params
-from stages.plan import plan
+from tests.plans import plan
 from tests.workflow.conftest import REPOSITORY
 from tests.workflow.test_workflow import ALL
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from stages.params import load_params
-from stages.plan import plan
+from tests.plans import plan
 from tests.workflow.conftest import REPOSITORY
 
 pytestmark = pytest.mark.workflow
