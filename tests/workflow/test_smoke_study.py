@@ -157,14 +157,13 @@ def test_every_result_comes_back_from_the_cache(smoke):
     assert (data / "results/report.html").read_bytes() == before
 
 
-def test_a_changed_setting_runs_what_uses_it_and_changed_back_nothing(smoke):
+def test_a_changed_setting_runs_what_uses_it(smoke):
     def more_steps(params):
         params["attacks"]["pgd"]["steps"] = 4
 
     restore = set_params(smoke, more_steps)
     assert to_run(smoke) == {"attack": 4, "score": 4, "probe": 4, "report": 1}
     restore()
-    assert to_run(smoke) == {}
 
 
 def test_an_added_seed_runs_new_cells_only(smoke):
@@ -186,7 +185,6 @@ def test_an_edited_attack_runs_it_and_what_follows_and_an_edited_comment_nothing
     # Diagnostics measure robust accuracy by PGD, whatever the study attacks with.
     assert to_run(smoke) == {"attack": 4, "score": 4, "probe": 4, "diagnose": 4, "report": 1}
     restore()
-    assert to_run(smoke) == {}
 
 
 def test_an_edited_plan_or_params_check_runs_no_network_again(smoke):
@@ -209,7 +207,7 @@ def test_a_wrong_setting_is_refused_in_one_sentence(smoke):
 
 def test_a_clone_of_a_clone_fetches_what_is_published(smoke, tmp_path):
     """Networks, scores and probes. The page, which is larger, is made anew from these and the sets that it shows."""
-    assert to_run(smoke) == {}
+    assert to_run(smoke) == {}  # settings and code that were changed back, too
     said = smoke.make("publish", "STUDY=smoke")
     assert said.returncode == 0, said.stdout
     smoke.commit()
