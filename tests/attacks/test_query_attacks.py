@@ -1,7 +1,7 @@
 """Attacks that see logits or classes alone, and Gaussian noise: on linear classifiers the nearest error is known."""
 
 import random
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 
 import numpy as np
@@ -86,15 +86,21 @@ class TwoLayers(nn.Module):
         return torch.stack([torch.zeros_like(score), 5 * score], 1)
 
 
-@pytest.mark.parametrize("attack", NEAREST.values(), ids=NEAREST.keys())
-def test_the_nearest_error_of_two_layers_is_that_of_a_grid(attack):
+@cache
+def nearest_errors_of_two_layers():
+    """The classifier, inputs with their labels, and the distance to the nearest error on a fine grid."""
     classifier = Classifier(TwoLayers(), (2,), 2)
     inputs = 0.2 + 0.6 * torch.rand(20, 2, generator=torch.Generator().manual_seed(0))
     labels = classifier(inputs).argmax(1)
     ticks = torch.linspace(0, 1, 1001)
     grid = torch.cartesian_prod(ticks, ticks)
     errs = classifier(grid).argmax(1) != labels[:, None]
-    best = torch.cdist(inputs, grid).masked_fill(~errs, torch.inf).amin(1)
+    return classifier, inputs, labels, torch.cdist(inputs, grid).masked_fill(~errs, torch.inf).amin(1)
+
+
+@pytest.mark.parametrize("attack", NEAREST.values(), ids=NEAREST.keys())
+def test_the_nearest_error_of_two_layers_is_that_of_a_grid(attack):
+    classifier, inputs, labels, best = nearest_errors_of_two_layers()
     result = attacked(attack, classifier, inputs, labels)
     assert result.success.all()
     assert (result.distance[0] > best - 0.002).all()
