@@ -14,6 +14,7 @@ from pathlib import Path
 import boto3
 import pytest
 import yaml
+from configobj import ConfigObj
 from moto.server import ThreadedMotoServer
 
 from tests.workflow.conftest import REPOSITORY, Project
@@ -23,14 +24,16 @@ pytestmark = pytest.mark.workflow
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 
+REMOTE = 'remote "store"'  # the section of DVC's settings
+
 
 class Folder:
     """A remote in a local folder. `settings` are DVC's for it, `secrets` those that are kept out of git."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.settings: dict[str, object] = {"url": folder}
-        self.secrets: dict[str, object] = {}
+        self.settings = {"url": str(folder)}
+        self.secrets: dict[str, str] = {}
 
     def replace(self, digest: str, content: bytes) -> None:
         """Give a content other bytes."""
@@ -102,7 +105,7 @@ class Ssh(Folder):
             Path("/run/sshd").mkdir(exist_ok=True)  # sshd does not start as root without its empty folder
         self.process = subprocess.Popen([SSHD, "-D", "-e", "-f", config], stderr=subprocess.DEVNULL)
         self.settings = {"url": f"ssh://{getpass.getuser()}@127.0.0.1:{port}{folder}"}
-        self.secrets = {"keyfile": client}
+        self.secrets = {"keyfile": str(client)}
         while not _listens(port):
             assert self.process.poll() is None
 
@@ -142,9 +145,7 @@ def share(project, store):
     """Add the remote to a project and push all of its results."""
     for file in ("Makefile", "requirements.lock"):
         shutil.copy(REPOSITORY / file, project.folder)
-    project.dvc("remote", "add", "--default", "store", str(store.settings["url"]))
-    modify(project, store.settings)
-    modify(project, store.secrets, "--local")
+    configure(project, store)
     project.commit()
     assert "WARNING" not in make(project, "push")
 
@@ -152,13 +153,20 @@ def share(project, store):
 def clone_of(project, store):
     clone = Project(project.folder.with_name("clone"))
     assert project.run("git", "clone", "-q", ".", str(clone.folder)).returncode == 0
-    modify(clone, store.secrets, "--local")
+    configure(clone, store)
     return clone
 
 
-def modify(project, settings, *options):
-    for key, value in settings.items():
-        project.dvc("remote", "modify", *options, "store", key, str(value))
+def configure(project, store):
+    """Write what DVC's commands would, each of which takes a second."""
+    sections = {
+        "config": {"core": {"remote": "store"}, REMOTE: store.settings},
+        "config.local": {REMOTE: store.secrets},
+    }
+    for file, settings in sections.items():
+        config = ConfigObj(str(project.folder / ".dvc" / file))
+        config.merge(settings)
+        config.write()
 
 
 def make(project, target):
@@ -172,6 +180,21 @@ def digest(project, path):
     """The MD5 of a result, by dvc.lock."""
     jobs = yaml.safe_load((project.folder / "dvc.lock").read_text())["stages"].values()
     return next(out["md5"] for job in jobs for out in job["outs"] if out["path"] == path)
+
+
+@pytest.mark.parametrize("store", [Bucket], indirect=True)
+def test_remotes_are_set_as_dvc_sets_them(project, store):
+    files = [project.folder / ".dvc" / name for name in ("config", "config.local")]
+    before = files[0].read_bytes()
+    configure(project, store)
+    configured = [ConfigObj(str(file)) for file in files]
+    files[0].write_bytes(before)
+    files[1].unlink()
+    project.dvc("remote", "add", "--default", "store", store.settings["url"])
+    for settings, options in ((store.settings, []), (store.secrets, ["--local"])):
+        for key, value in settings.items():
+            project.dvc("remote", "modify", *options, "store", key, value)
+    assert [ConfigObj(str(file)) for file in files] == configured
 
 
 def test_after_a_pull_there_is_nothing_to_do(computed, clone):
