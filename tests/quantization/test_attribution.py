@@ -1,6 +1,7 @@
 """Networks in which one part alone is quantized."""
 
 from copy import deepcopy
+from functools import cache
 
 import pytest
 import torch
@@ -15,12 +16,24 @@ FLOAT_ERROR = 1e-4  # of logits around 10
 
 
 @pytest.fixture(params=CASES, ids="-".join)
-def case(request):
-    return quantized_case(*request.param)
+def names(request):
+    return request.param
 
 
 @pytest.fixture
-def made(case):
+def case(names):
+    return quantized_case(*names)
+
+
+@pytest.fixture
+def made(names):
+    return parts_of(*names)
+
+
+@cache
+def parts_of(model, scheme):
+    """The networks of a case in which one part alone is quantized; made once."""
+    case = quantized_case(model, scheme)
     return parts(case.frozen, case.network, images("train", 200)[0])
 
 
@@ -65,8 +78,7 @@ def test_no_part_is_the_float_network_within_float_error(case, made):
 
 
 def test_at_16_bits_the_parts_are_those_of_the_finer_grids():
-    case = quantized_case("resnet8", "int16x8")
-    made = parts(case.frozen, case.network, images("train", 200)[0])
+    case, made = quantized_case("resnet8", "int16x8"), parts_of("resnet8", "int16x8")
     rebuilt = partly_quantized(case.frozen, case.network, inputs=True, weights=True, activations=True)
     assert torch.equal(logits(rebuilt), logits(case.frozen))
     assert torch.equal(gradients(rebuilt), gradients(case.frozen))
@@ -158,9 +170,8 @@ def test_quantized_weights_keep_the_ranges_of_their_activations():
 
 def test_quantizing_finely_changes_little_alone_and_coarsely_more():
     def cosine(scheme, part):
-        case = quantized_case("tiny_cnn", scheme)
-        made = parts(case.frozen, case.network, images("train", 200)[0])
-        return F.cosine_similarity(gradients(made[part]), gradients(case.network)).median()
+        case, network = quantized_case("tiny_cnn", scheme), parts_of("tiny_cnn", scheme)[part]
+        return F.cosine_similarity(gradients(network), gradients(case.network)).median()
 
     for part in ("weights", "activations"):
         assert cosine("int8", part) > 0.95
@@ -207,9 +218,8 @@ def test_corrected_batch_norm_gives_the_statistics_that_the_reference_has(case):
 
 
 def test_weights_of_one_bit_work_without_signs_as_well_as_with_them():
-    case = quantized_case("tiny_cnn", "w1a1")
     inputs, labels = images("test", 500)
-    made = parts(case.frozen, case.network, images("train", 200)[0])
+    made = parts_of("tiny_cnn", "w1a1")
     with torch.no_grad():
         accuracy = {part: (made[part](inputs).argmax(1) == labels).float().mean() for part in ("weights", "all")}
     assert accuracy["all"] > 0.2
