@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from stages.ledger.job import unknown
 from stages.ledger.ledger import Ledger
 from stages.params import Params, load_params
 from stages.plan import Task, dvc_plots, tasks
@@ -23,8 +24,7 @@ class Study:
         for task in self.tasks:
             if (task.job.rule, task.job.item) == (rule, item):
                 return task
-        items = [task.job.item for task in self.tasks if task.job.rule == rule]
-        raise ValueError(f"params.yaml asks for no {rule} of {item!r}, expected one of: {', '.join(items) or 'none'}")
+        raise unknown(rule, item, self.ledger.jobs)
 
 
 def open_study() -> Study:

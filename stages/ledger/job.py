@@ -1,6 +1,8 @@
 """One job of the plan: what it reads, which settings and code it uses, and what it writes."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 
 @dataclass(frozen=True)
@@ -34,3 +36,10 @@ class Job:
     def products(self) -> tuple[str, ...]:
         """Every file that the job writes, sorted."""
         return tuple(sorted((*self.outputs, *self.tracked, *self.metrics)))
+
+
+def unknown(rule: str, item: str, jobs: Iterable[Job]) -> ValueError:
+    """The error of asking for a job that the plan lacks: which one may be meant, of hundreds."""
+    close = get_close_matches(item, [job.item for job in jobs if job.rule == rule], n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "expected a job of dvc.yaml"
+    return ValueError(f"params.yaml asks for no {rule} of {item!r}, {hint}")

@@ -16,7 +16,7 @@ from snakemake.io import ancient
 
 from stages.ledger.dvcfiles import PARAMS
 from stages.ledger.errors import sentence
-from stages.ledger.job import Job
+from stages.ledger.job import Job, unknown
 from stages.ledger.ledger import Assessment, Ledger
 
 
@@ -42,7 +42,7 @@ class Schedule:
         def inputs_of(wildcards: Any) -> list[str]:
             name = wildcards.item if item is None else item
             if (rule, name) not in self.jobs:
-                raise ValueError(f"params.yaml asks for no {rule} of {name!r}, expected one of the plan's jobs.")
+                raise unknown(rule, name, self.ledger.jobs)
             job = self.jobs[rule, name]
             made_anew, _ = self._settled
             return self._visible(job.inputs, runs=not made_anew.isdisjoint(job.products))

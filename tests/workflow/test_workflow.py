@@ -269,9 +269,10 @@ def test_recompute_does_not_look_into_the_cache(project):
 
 
 def test_an_unknown_item_is_told(project):
-    done = project.run("python", "-m", "stages", "prepare", "primes")
-    assert done.returncode == 1
-    assert done.stdout == "error: params.yaml asks for no prepare of 'primes', expected one of: even, odd\n"
+    for item, hint in (("evne", "did you mean 'even'?"), ("primes", "expected a job of dvc.yaml")):
+        done = project.run("python", "-m", "stages", "prepare", item)
+        assert done.returncode == 1
+        assert done.stdout == f"error: params.yaml asks for no prepare of {item!r}, {hint}\n"
 
 
 def test_lint_finds_nothing(project):
