@@ -53,29 +53,20 @@ def value(project):
     return json.loads((project.folder / "data/results/metrics.json").read_text())["value"]
 
 
-def test_status_is_clean_after_every_run(project):
-    project.snakemake()
-    assert project.dvc("status") == UP_TO_DATE
-    project.set(scale=3)
-    project.snakemake()
-    assert project.dvc("status") == UP_TO_DATE
-    project.set(scale=2)
-    project.snakemake()
-    assert project.dvc("status") == UP_TO_DATE
+def test_status_is_clean_after_every_run(computed):
+    computed.set(scale=4)
+    computed.snakemake("data/adversarial/even-add.json")  # a part: clean, and what it changed for others is told
+    assert changed(computed) == ["attack--even-sign", "prepare--odd", "report--all", "score--even-add"]
+    computed.snakemake("--forcerun", "score")
+    assert computed.dvc("status") == UP_TO_DATE
 
-    project.set(scale=4)
-    project.snakemake("data/adversarial/even-add.json")  # a part: clean, and what it changed for others is told
-    assert changed(project) == ["attack--even-sign", "prepare--odd", "report--all", "score--even-add"]
-    project.snakemake("--forcerun", "score")
-    assert project.dvc("status") == UP_TO_DATE
-
-    project.set(scale=5)
-    (project.folder / "bad").touch()
-    assert project.run("snakemake", "--cores", "2", "--keep-going").returncode == 1
-    assert changed(project) == [name for name in ALL if name.startswith(("report", "score"))]
-    (project.folder / "bad").unlink()
-    project.snakemake()
-    assert project.dvc("status") == UP_TO_DATE
+    computed.set(scale=5)
+    (computed.folder / "bad").touch()
+    assert computed.run("snakemake", "--cores", "2", "--keep-going").returncode == 1
+    assert changed(computed) == [name for name in ALL if name.startswith(("report", "score"))]
+    (computed.folder / "bad").unlink()
+    computed.snakemake()
+    assert computed.dvc("status") == UP_TO_DATE
 
 
 def test_status_of_a_study_that_was_never_run_here(computed, tmp_path):
@@ -188,8 +179,11 @@ def test_experiments_beside_the_working_directory_share_its_results(experiments)
     assert str(value(experiments)) == rows["queued7"]["value"]
 
 
-@pytest.mark.parametrize("where", [[], ["--temp"]], ids=["workspace", "temp"])
-@pytest.mark.parametrize("setting", ["sets=[even,odd,prime]", "sets=[even]", "transfer=[add]"])
+@pytest.mark.parametrize(
+    ("where", "setting"),
+    [([], "sets=[even,odd,prime]"), (["--temp"], "sets=[even]"), ([], "transfer=[add]")],
+    ids=["wider", "narrower", "reading more"],
+)
 def test_no_experiment_is_recorded_for_a_grid_that_was_not_run(experiments, where, setting):
     """A cell more, a cell less, and a stage that only reads more than before."""
     done = experiments.run("dvc", "exp", "run", *where, "-S", setting)

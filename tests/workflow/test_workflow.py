@@ -124,18 +124,6 @@ def test_a_job_whose_code_is_edited_while_it_starts_records_nothing(computed):
     assert computed.computed() == ["attack--even-sign"]
 
 
-def test_a_clone_with_the_cache_has_nothing_to_do(computed, tmp_path):
-    computed.dvc("remote", "add", "--default", "store", str(tmp_path / "store"))
-    computed.commit()
-    computed.dvc("push", "--run-cache")
-    assert computed.run("git", "clone", "-q", ".", str(tmp_path / "clone")).returncode == 0
-    clone = type(computed)(tmp_path / "clone")
-    clone.dvc("pull", "--run-cache")
-    assert "Nothing to be done" in clone.snakemake("-n")
-    clone.snakemake()
-    assert clone.computed() == []
-
-
 def test_a_study_shares_results_and_has_its_own_folder(computed):
     study = computed.folder / "studies/other"
     study.mkdir(parents=True)
@@ -153,14 +141,6 @@ def test_a_study_shares_results_and_has_its_own_folder(computed):
     assert missing.returncode == 1
     assert "studies/typo: holds no params.yaml" in missing.stdout
     assert not (computed.folder / "studies/typo").exists()
-
-
-def test_dvc_shows_metrics_params_and_plots(computed):
-    computed.set(scale=3)
-    assert "scale" in computed.dvc("params", "diff")
-    assert "value" in computed.dvc("metrics", "show")
-    computed.dvc("plots", "show")
-    assert (computed.folder / "dvc_plots/index.html").is_file()
 
 
 def test_killed_at_any_time_the_next_run_goes_on(project):
