@@ -30,6 +30,7 @@ BATCH_SIZE = 50  # whose activations fit a cache, as those of 500 do not
 # A search is judged after a step where images of the attacker say that a goal may be near, with this to spare; of an
 # attacker who looks at none, so many.
 NEAR, LOOKED_AT = 0.1, 64
+NEAR_TARGET = 0.15  # share of the attacker's images that the target has; half of them may be others than those aimed at
 TAKEN = 0.95  # share of the test images aimed at that the target gets, where a targeted attack ends
 
 
@@ -147,7 +148,7 @@ def attacked(
                 continue
             draw.list(step)
             logits = judge.logits(own.inputs[:LOOKED_AT]) if step.logits is None else step.logits
-            if draw.is_near(predictions(logits), own.labels):
+            if len(draw.made) not in draw.rows and draw.is_near(predictions(logits), own.labels):
                 draw.look()
             if draw.is_over or len(draw.made) >= max(counts):
                 break
@@ -184,7 +185,7 @@ class _Draw:
     def is_near(self, found: Tensor, labels: Tensor) -> bool:
         """Whether predictions of the attacker's own images, of these labels, say that a goal may have been reached."""
         if self._target is not None:
-            return (found == self._target).double().mean().item() > AIMED / 2 - NEAR
+            return (found == self._target).double().mean().item() > NEAR_TARGET
         left = (found == labels[: len(found)]).double().mean().item()
         return left <= (self._half if self.reached[TO_HALF] is None else self._chance) + NEAR
 

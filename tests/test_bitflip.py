@@ -206,7 +206,7 @@ def test_a_targeted_search_goes_on_until_the_test_images_are_the_targets():
     assert 0 < last[TO_TARGET] <= len(bits) and last[TO_CHANCE] is None
 
 
-def test_networks_share_the_images_and_classes_of_a_draw_and_random_flips_are_their_own(study):
+def test_networks_share_the_classes_of_a_draw(study):
     found = {}
     for scheme in ("fp32", "int8"):
         name = NAME.replace("int8", scheme)

@@ -318,15 +318,14 @@ def _of_shares(combine: Callable[..., np.ndarray], *counted: tuple[pd.DataFrame,
     these are more or less difficult for all shares of the same rows together.
     """
     generator = np.random.default_rng(0)
-    frames = [rows for number, (rows, *_) in enumerate(counted) if not any(rows is one for one, *_ in counted[:number])]
-    drawn = [_resampled(rows, number) for number, rows in enumerate(frames)]
-    difficulty = [generator.random((RESAMPLES, 1)) for _ in frames]
+    drawn = {}
     means, found = [], []
     for rows, count, total in counted:
+        if id(rows) not in drawn:
+            drawn[id(rows)] = _resampled(rows, len(drawn)), generator.random((RESAMPLES, 1))
+        chosen, difficulty = drawn[id(rows)]
         counts, totals = (rows[column].to_numpy(dtype=int) for column in (count, total))
-        number = next(number for number, frame in enumerate(frames) if frame is rows)
-        chosen = drawn[number]
-        resampled = stats.binom.ppf(difficulty[number], totals[chosen], (counts / totals)[chosen])
+        resampled = stats.binom.ppf(difficulty, totals[chosen], (counts / totals)[chosen])
         found.append((resampled / totals[chosen]).mean(axis=1))
         means.append((counts / totals).mean())
     low, high = (np.quantile(combine(*found), share) for share in INTERVAL)
@@ -339,14 +338,9 @@ def _resampled(rows: pd.DataFrame, number: int) -> np.ndarray:
     generator = np.random.default_rng(number)
     of_seeds = [np.flatnonzero(rows["seed"] == seed) for seed in rows["seed"].unique()]
     seeds = generator.integers(0, len(of_seeds), (RESAMPLES, len(of_seeds)))
-    sizes = [len(places) for places in of_seeds]
-    draws = generator.random((RESAMPLES, len(rows)))
-    found, start = [], 0
-    for place, size in enumerate(sizes):
-        chosen = draws[:, start : start + size]
-        found.append(_picked(of_seeds, seeds[:, place], chosen))
-        start += size
-    return np.concatenate(found, axis=1)
+    ends = np.cumsum([len(places) for places in of_seeds])[:-1]
+    draws = np.split(generator.random((RESAMPLES, len(rows))), ends, axis=1)
+    return np.concatenate([_picked(of_seeds, *pair) for pair in zip(seeds.T, draws, strict=True)], axis=1)
 
 
 def _picked(of_seeds: list[np.ndarray], seeds: np.ndarray, draws: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ promise, and only the first ones where `tries` says so; a trial computes only th
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -112,11 +113,11 @@ def progressive_search(
     while True:
         gradients = _gradients(memory, inputs, objective, replay.logits)
         ranked = _ranked(memory, gradients, max(each, most_bits), spare)
-        for count in range(1, most_bits + 2):
-            if count <= most_bits:
-                candidates = _first([part for best in ranked for part in best.parts(count, each)], tries)
-            else:
-                candidates = _random(memory, spare, generator)
+        promising = (
+            _first([part for best in ranked for part in best.parts(count, each)], tries)
+            for count in range(1, most_bits + 1)
+        )
+        for candidates in chain(promising, _random(memory, spare, generator)):
             found = [(_tried(memory, replay, candidate, objective), candidate) for candidate in candidates]
             highest, best = max(found, key=lambda trial: trial[0], default=(loss, None))
             if highest > loss:
@@ -164,15 +165,15 @@ def _first(candidates: list[_Candidate], tries: int) -> list[_Candidate]:
     return [candidate for _, candidate in ordered[: tries or None]]
 
 
-def _random(memory: Memory, spare: int, generator: torch.Generator) -> list[_Candidate]:
-    """Single bits at random that have not been flipped."""
+def _random(memory: Memory, spare: int, generator: torch.Generator) -> Iterator[list[_Candidate]]:
+    """Once single bits at random that have not been flipped; nothing is drawn before they are asked for."""
     drawn = torch.randint(memory.size, (RANDOM_TRIES,), generator=generator).tolist()
     found = []
     for address in dict.fromkeys(drawn):
         stored, bit = memory.located(address)
         if address not in memory.flipped and (stored.is_float or bit.bit < stored.bits - spare):
             found.append(_Candidate(stored.layer, [address], []))
-    return found
+    yield found
 
 
 def _gradients(memory: Memory, inputs: Tensor, objective: Objective, logits: Tensor) -> list[Tensor]:

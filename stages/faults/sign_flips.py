@@ -11,6 +11,7 @@ multiplied with.
 from collections.abc import Callable, Iterator
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,22 +45,18 @@ def attack(
         memory, layers, lambda stored: stored.kind == BATCH_NORM and stored.tensor == "weight"
     )
     weights = _first(memory, layers, lambda stored: stored.kind == WEIGHTS)
-    signs = []  # round, size, tie, address
+    found = []  # of every word: its round, its size, what decides where others are as large, its address
     for first_round, places in ((0, factors), (1, weights)):
         for place in places:
             stored = memory.tensors[place]
             sizes = _magnitudes(network, stored)
-            sizes = sizes / sizes.max().clamp(min=torch.finfo(sizes.dtype).tiny)
-            ties = torch.rand(sizes.shape, generator=generator)
-            for filter_number, filter_sizes in enumerate(sizes):
-                start = filter_number * len(filter_sizes)
-                keys = zip((-filter_sizes).tolist(), ties[filter_number].tolist(), strict=True)
-                ordered = sorted((*key, index) for index, key in enumerate(keys, start))
-                signs += [
-                    (first_round + rank, size, tie, memory.address(place, index, stored.bits - 1))
-                    for rank, (size, tie, index) in enumerate(ordered)
-                ]
-    for *_, address in sorted(signs)[:most]:
+            sizes = sizes / max(sizes.max(), np.finfo(sizes.dtype).tiny)
+            ties = torch.rand(sizes.shape, generator=generator).numpy()
+            ranks = np.lexsort((ties, -sizes)).argsort(axis=1)
+            addresses = memory.address(place, 0, stored.bits - 1) + stored.bits * np.arange(sizes.size)
+            found.append((first_round + ranks.ravel(), sizes.ravel(), ties.ravel(), addresses))
+    rounds, sizes, ties, addresses = map(np.concatenate, zip(*found, strict=True))
+    for address in addresses[np.lexsort((ties, -sizes, rounds))][:most].tolist():
         memory.flip([address])
         yield Step([address])
 
@@ -69,9 +66,9 @@ def _first(memory: Memory, layers: int, is_meant: Callable[[Stored], bool]) -> l
     return [place for place, stored in enumerate(memory.tensors) if is_meant(stored)][:layers]
 
 
-def _magnitudes(network, stored: Stored) -> Tensor:
-    """Of every filter the absolute values [filters, words] of what is multiplied with."""
-    values = stored.values.float().cpu().view(stored.shape[0], -1)
+def _magnitudes(network, stored: Stored) -> np.ndarray:
+    """Of every filter the absolute values float32 [filters, words] of what is multiplied with."""
+    values = stored.values.float().view(stored.shape[0], -1)
     if not stored.is_float:
-        values = values * network.get_submodule(stored.layer).weight_scale.cpu().unsqueeze(1)
-    return values.abs()
+        values = values * network.get_submodule(stored.layer).weight_scale.unsqueeze(1)
+    return values.abs().cpu().numpy()

@@ -13,7 +13,7 @@ from stages.reporting.figures import COLOURS, SHAPES, panels_of, variant_label
 PANEL = (260, 220)  # pixels, as of the other charts
 CELL = 22
 LINE = 36  # pixels, of a variant
-GOALS = {"half": "half of what it knew is gone", "chance": "it guesses", "target": "half of the aimed at are taken"}
+GOALS = {"half": "half of what it knew is gone", "chance": "it guesses", "target": "the target gets half"}
 TENSORS = {"weights": "", "scales": " scales", "biases": " biases", "batch_norm": " batch norm"}
 
 
@@ -226,7 +226,7 @@ SECTIONS = {
         "to guessing, so that networks of other accuracy have as far to go), and of attacks with a target until that "
         "class gets half of the images aimed at: the median over draws, and of all seeds, and a bar from the least to "
         "the most. A triangle stands where the goal was not reached in half of the draws or more: it takes more flips "
-        "than that.",
+        "than that. Random flips are judged at few numbers of flips, so that theirs are at most as many as shown.",
         "No attack on memory was run.",
     ),
     "flipped_bits": (
