@@ -131,11 +131,15 @@ def progressive_search(
 
 
 class _Candidate(NamedTuple):
-    """Bits of a tensor, the best first: their addresses, and how much more loss the gradient promises of each."""
+    """Bits of a tensor, the best first: their addresses, and how much more loss the gradient promises of each.
+
+    rank: how many bits of the tensor promise as much or more than the first of them.
+    """
 
     layer: str
     addresses: list[int]
     gains: list[float]  # none of bits at random
+    rank: int = 0
 
     @property
     def promise(self) -> float:
@@ -146,9 +150,8 @@ class _Candidate(NamedTuple):
         """The best `count` bits together, or, of single bits, the best `each`."""
         for start in range(each if count == 1 else 1):
             if start + count <= len(self.addresses):
-                yield self._replace(
-                    addresses=self.addresses[start : start + count], gains=self.gains[start : start + count]
-                )
+                end = start + count
+                yield self._replace(addresses=self.addresses[start:end], gains=self.gains[start:end], rank=start)
 
 
 def _tried(memory: Memory, replay: Replay, candidate: _Candidate, objective: Objective) -> float:
@@ -159,10 +162,13 @@ def _tried(memory: Memory, replay: Replay, candidate: _Candidate, objective: Obj
 
 
 def _first(candidates: list[_Candidate], tries: int) -> list[_Candidate]:
-    """The candidates to try. Of those that promise as much, as exponents of float32 words do, the ones of later layers
-    go first: they are near the logits, and quick to try."""
-    ordered = sorted(enumerate(candidates), key=lambda placed: (placed[1].promise, placed[0]), reverse=True)
-    return [candidate for _, candidate in ordered[: tries or None]]
+    """The candidates to try. Of those that promise as much, as exponents of float32 words do, the best of each tensor
+    go first, lest all were of one, and then the ones of later layers: they are near the logits, and quick to try."""
+    places = range(len(candidates))
+    ordered = sorted(
+        places, key=lambda place: (candidates[place].promise, -candidates[place].rank, place), reverse=True
+    )
+    return [candidates[place] for place in ordered[: tries or None]]
 
 
 def _random(memory: Memory, spare: int, generator: torch.Generator) -> Iterator[list[_Candidate]]:

@@ -146,6 +146,19 @@ def test_where_no_gradient_helps_bits_are_tried_at_random(monkeypatch):
     assert [step.loss for step in steps] == sorted(step.loss for step in steps)
 
 
+def test_of_exponents_that_promise_as_much_the_best_of_each_tensor_is_tried(monkeypatch):
+    network = floating()
+    inputs, labels = images(network)
+    tried = []
+    monkeypatch.setattr(
+        search, "_tried", lambda memory, replay, candidate, objective: tried.append(candidate.layer) or 1
+    )
+    attack = bit_flip_attack.attack(network, inputs, labels, flips=[], generator=drawing(), region="weights")
+    first(attack, 1)
+    # One that raises a value and one that lowers one.
+    assert sorted(tried) == sorted(2 * ["classifier", "convolution", "inner", "shortcut"])
+
+
 @pytest.mark.parametrize("bits", [8, 1])
 def test_bits_that_checksums_watch_can_be_spared(bits):
     network = frozen(bits)
