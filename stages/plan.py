@@ -20,7 +20,7 @@ FIGURES = ("accuracy_vs_epsilon", "distance", "examples", "heatmap", "pareto", "
 WORST_CASE = f"{RESULTS}/worst_case.csv"
 
 # Of a study that attacks the memory of its networks.
-FAULT_FIGURES = ("accuracy_vs_flips", "flips_needed", "flipped_bits")
+FAULT_FIGURES = ("accuracy_vs_flips", "flips_needed", "flipped_layers", "flipped_bits")
 FAULT_TABLES = (f"{RESULTS}/bit_flips.csv", f"{RESULTS}/flips_needed.csv", f"{RESULTS}/flipped_bits.csv")
 
 GROWTH_FIGURES = ("growth",)  # of a study with networks that grow while they train

@@ -1,6 +1,6 @@
 """The charts of attacks on memory: accuracy against flipped bits, how many it takes, and which layers and bits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from math import isfinite
 
@@ -8,11 +8,12 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from stages.reporting.figures import COLOURS, SHAPES, panels_of, variant_label
+from stages.reporting.figures import COLOURS, LETTER, SHAPES, panels_of, variant_label
 
 PANEL = (260, 220)  # pixels, as of the other charts
 CELL = 22
-LINE = 36  # pixels, of a variant
+LINE = 36  # pixels, of a network
+WIDEST = 32  # bits of a word
 GOALS = {"half": "half of what it knew is gone", "chance": "it guesses", "target": "the target gets half"}
 TENSORS = {"weights": "", "scales": " scales", "biases": " biases", "batch_norm": " batch norm"}
 
@@ -22,50 +23,45 @@ class Attacked:
     """The attacks on memory that share figures: of one dataset and model, over all seeds.
 
     `curves` has the columns of `bit_flips_table`, `needed` those of `flips_needed_table`, of several seeds only the row
-    over them, `bits` those of `flipped_bits_table`.
+    over them, `bits` those of `flipped_bits_table`; all of them `network`, too: how figures name scheme and defense.
+    `networks` are these names, those with the most bytes of weights first.
     """
 
     title: str
     curves: pd.DataFrame
     needed: pd.DataFrame
     bits: pd.DataFrame
-    schemes: list[str]
+    networks: list[str]
 
 
 def attacked(curves: pd.DataFrame, needed: pd.DataFrame, bits: pd.DataFrame, variants: pd.DataFrame) -> list[Attacked]:
     """Split what attacks on memory left into what shares figures.
 
-    `variants` is the table of footprints: schemes are ordered by the bytes of their weights, the largest first.
+    `variants` is the table of footprints.
     """
     sizes = variants.groupby("scheme")["weight_bytes"].min()
     found = []
-    for (dataset, model), rows in curves.groupby(["dataset", "model"], sort=False):
-        needed_here, bits_here = (
-            table[(table["dataset"] == dataset) & (table["model"] == model)] for table in (needed, bits)
+    for (dataset, model), _ in curves.groupby(["dataset", "model"], sort=False):
+        here = [table[(table["dataset"] == dataset) & (table["model"] == model)] for table in (curves, needed, bits)]
+        of_curves, of_needed, of_bits = (
+            rows.assign(network=[variant_label(*pair) for pair in zip(rows["scheme"], rows["defense"], strict=True)])
+            for rows in here
         )
-        found.append(
-            Attacked(
-                f"{dataset} · {model}",
-                rows,
-                _over_seeds(needed_here),
-                bits_here,
-                sorted(set(rows["scheme"]), key=lambda scheme: (-sizes[scheme], scheme)),
-            )
-        )
+        order = of_curves[["scheme", "network"]].drop_duplicates().itertuples(index=False, name=None)
+        networks = [network for scheme, network in sorted(order, key=lambda pair: (-sizes[pair[0]], *pair))]
+        found.append(Attacked(f"{dataset} · {model}", of_curves, _over_seeds(of_needed), of_bits, networks))
     return found
 
 
 def accuracy_vs_flips(group: Attacked) -> alt.FacetChart | None:
-    """Median accuracy against the number of flipped bits, with a band of all draws: a panel an attack and defense."""
+    """Median accuracy against the number of flipped bits, with a band of all draws: a panel an attack."""
     rows = group.curves
     if rows.empty:
         return None
-    panels = _attacks(rows, group)
     # Of several seeds the widest band, and the mean of medians.
-    keys = ["panel", "scheme", "defense", "flips"]
     shown = (
-        rows.assign(panel=panels)
-        .groupby(keys, as_index=False)
+        rows.assign(panel=_panels(rows))
+        .groupby(["panel", "network", "flips"], as_index=False)
         .agg(
             low=("accuracy_least", "min"),
             median=("accuracy_median", "mean"),
@@ -76,16 +72,13 @@ def accuracy_vs_flips(group: Attacked) -> alt.FacetChart | None:
         )
     )
     percent = shown.assign(**{name: (100 * shown[name]).round(3) for name in ("low", "median", "high", "clean")})
-    percent = percent.assign(
-        variant=[variant_label(*pair) for pair in zip(shown["scheme"], shown["defense"], strict=True)]
-    )
     axis = alt.Y("median:Q", title="Accuracy (%)", scale=alt.Scale(domain=[0, 100]))
     base = alt.Chart().encode(
         x=alt.X("flips:Q", title="Flipped bits", scale=alt.Scale(type="log"), axis=alt.Axis(format="~s", tickCount=5)),
         color=_scale(alt.Color, group, COLOURS),
     )
     tooltips = {
-        **{"variant:N": "Variant", "flips:Q": "Flipped bits", "median:Q": "Median accuracy (%)", "low:Q": "Least (%)"},
+        **{"network:N": "Network", "flips:Q": "Flipped bits", "median:Q": "Median accuracy (%)", "low:Q": "Least (%)"},
         **{"high:Q": "Most (%)", "clean:Q": "Clean (%)", "draws:Q": "Draws", "n:Q": "Samples"},
     }
     layers = alt.layer(
@@ -105,14 +98,13 @@ def accuracy_vs_flips(group: Attacked) -> alt.FacetChart | None:
 
 
 def flips_needed(group: Attacked) -> alt.FacetChart | None:
-    """Flips until each goal, the median over draws and the least to the most: a panel an attack, a line a variant."""
+    """Flips until each goal, the median over draws and the least to the most: a panel an attack, a line a network."""
     rows = group.needed
     if rows.empty:
         return None
     ends = {name: rows[name].clip(upper=rows["budget"]) for name in ("least", "median", "most")}
     shown = rows.assign(
-        panel=rows["attack"].str.replace("_", " "),
-        variant=[variant_label(*pair) for pair in zip(rows["scheme"], rows["defense"], strict=True)],
+        panel=_panels(rows),
         goal=rows["goal"].map(GOALS),
         is_open=np.isinf(rows["median"]),
         told=[f"{value:g}" if isfinite(value) else "not reached" for value in rows["median"]],
@@ -120,19 +112,18 @@ def flips_needed(group: Attacked) -> alt.FacetChart | None:
         **ends,
     )
     shown = shown[shown["budget"] > 0]  # there is nothing to flip for some attacks on some networks
-    order = sorted(set(shown["variant"]), key=lambda name: (group.schemes.index(name.split(" · ")[0]), name))
     goals = [goal for goal in GOALS.values() if goal in set(shown["goal"])]
     base = alt.Chart().encode(
-        y=alt.Y("variant:N", title=None, sort=order),
+        y=alt.Y("network:N", title=None, sort=group.networks, axis=_roomy(group.networks)),
         yOffset=alt.YOffset("goal:N", sort=goals),
         color=alt.Color("goal:N", title="Flips until", scale=alt.Scale(domain=goals, range=COLOURS[: len(goals)])),
     )
     axis = alt.X("least:Q", title="Flipped bits", scale=alt.Scale(type="log"), axis=alt.Axis(format="~s", tickCount=5))
     tooltips = {
-        **{"variant:N": "Variant", "goal:N": "Flips until", "told:N": "Median", "least:Q": "Least", "most:Q": "Most"},
+        **{"network:N": "Network", "goal:N": "Flips until", "told:N": "Median", "least:Q": "Least", "most:Q": "Most"},
         **{"reached:Q": "Reached (% of draws)", "budget:Q": "Most flips made", "draws:Q": "Draws"},
     }
-    columns = ["panel", "variant", "goal", "least", "median", "most", "is_open", "told", "reached", "budget", "draws"]
+    columns = ["panel", "network", "goal", "least", "median", "most", "is_open", "told", "reached", "budget", "draws"]
     layers = alt.layer(
         base.mark_rule(strokeWidth=3, opacity=0.35).encode(x=axis, x2="most:Q"),
         base.mark_point(opacity=1, size=52, filled=True).encode(
@@ -153,37 +144,48 @@ def flips_needed(group: Attacked) -> alt.FacetChart | None:
     )
 
 
-def flipped_bits(group: Attacked) -> alt.FacetChart | None:
-    """Which bit of which layer was flipped, as a share of the attack's flips: a panel a scheme, attack and defense.
+def flipped_layers(group: Attacked) -> alt.FacetChart | None:
+    """Which layers were hit, as a share of the flips of an attack on a network: a panel an attack, a column a network.
 
-    Layers are in the network's order.
+    Layers are in the networks' order.
     """
     rows = group.bits
+    return _shares(rows.assign(row=rows["layer"] + rows["kind"].map(TENSORS), order=rows["place"]), "Layer", group)
+
+
+def flipped_bits(group: Attacked) -> alt.FacetChart | None:
+    """Which bits of words were hit, the same way: those of the narrowest words first, and of each the highest."""
+    rows = group.bits
+    told = rows["bit"].astype(str) + " of " + rows["width"].astype(str)
+    return _shares(rows.assign(row=told, order=WIDEST * rows["width"] - rows["bit"]), "Bit of the word", group)
+
+
+def _shares(rows: pd.DataFrame, title: str, group: Attacked) -> alt.FacetChart | None:
+    """`rows` are of bits, `row` names the line of a panel that each belongs to, and `order` orders these lines."""
     if rows.empty:
         return None
-    attacks = _attacks(rows, group)
-    layers = rows["layer"] + rows["kind"].map(TENSORS)
-    shown = rows.assign(layer=layers, panel=rows["scheme"] + " · " + attacks)
-    keys = ["panel", "layer", "bit"]
-    cells = shown.groupby(keys, as_index=False).agg(place=("place", "min"), flips=("flips", "sum"))
-    share = 100 * cells["flips"] / cells.groupby("panel")["flips"].transform("sum")
-    order = [f"{scheme} · {attack}" for attack in sorted(set(attacks)) for scheme in group.schemes]
-    order = [panel for panel in order if panel in set(cells["panel"])]
+    cells = (
+        rows.assign(panel=_panels(rows))
+        .groupby(["panel", "network", "row"], as_index=False)
+        .agg(order=("order", "min"), flips=("flips", "sum"))
+    )
+    share = 100 * cells["flips"] / cells.groupby(["panel", "network"])["flips"].transform("sum")
+    panels = sorted(set(cells["panel"]))
     chart = (
         alt.Chart(alt.Data(values=cells.assign(percent=share.round(3)).to_dict("records")))
         .mark_rect(stroke=alt.ExprRef("paper"), strokeWidth=1)
         .encode(
-            x=alt.X("bit:O", title="Bit of the word (0: the lowest)", axis=alt.Axis(labelAngle=0)),
-            y=alt.Y("layer:N", title="Layer", sort=alt.EncodingSortField("place", op="min")),
+            x=alt.X("network:N", title=None, scale=alt.Scale(domain=group.networks), axis=alt.Axis(labelAngle=-45)),
+            y=alt.Y("row:N", title=None, sort=alt.EncodingSortField("order", op="min"), axis=_roomy(set(cells["row"]))),
             color=alt.Color(
                 "percent:Q",
                 title="Share of the flips (%)",
-                scale=alt.Scale(scheme="viridis"),
+                scale=alt.Scale(scheme="viridis", domain=[0, 100]),
                 legend=alt.Legend(gradientLength=200, gradientThickness=10, tickCount=5),
             ),
             tooltip=[
-                alt.Tooltip("layer:N", title="Layer"),
-                alt.Tooltip("bit:O", title="Bit"),
+                alt.Tooltip("network:N", title="Network"),
+                alt.Tooltip("row:N", title=title),
                 alt.Tooltip("flips:Q", title="Flips"),
                 alt.Tooltip("percent:Q", title="Share (%)", format=".1f"),
             ],
@@ -191,23 +193,22 @@ def flipped_bits(group: Attacked) -> alt.FacetChart | None:
     )
     return (
         chart.properties(width=alt.Step(CELL), height=alt.Step(CELL))
-        .facet(facet=panels_of("panel", order), columns=2)
-        .resolve_scale(x="independent", y="independent")
+        .facet(facet=panels_of("panel", panels), columns=min(len(panels), 2))
+        .resolve_scale(y="independent")
     )
 
 
 FIGURES: dict[str, Callable[[Attacked], alt.FacetChart | None]] = {
     "accuracy_vs_flips": accuracy_vs_flips,
     "flips_needed": flips_needed,
+    "flipped_layers": flipped_layers,
     "flipped_bits": flipped_bits,
 }
 SUBJECTS = {
     "accuracy_vs_flips": ("accuracy against the number of flipped bits, a panel for each attack", "bit_flips.csv"),
     "flips_needed": ("the number of flipped bits until a goal is reached, a panel for each attack", "flips_needed.csv"),
-    "flipped_bits": (
-        "which bit of which layer attacks flipped, a panel for each scheme, attack and defense",
-        "flipped_bits.csv",
-    ),
+    "flipped_layers": ("which layers of each network attacks hit, a panel for each attack", "flipped_bits.csv"),
+    "flipped_bits": ("which bits of words attacks flip, a panel for each attack", "flipped_bits.csv"),
 }
 # Per figure: its link, its title, how to read it, and what stands there without it.
 SECTIONS = {
@@ -229,12 +230,19 @@ SECTIONS = {
         "than that. Random flips are judged at few numbers of flips, so that theirs are at most as many as shown.",
         "No attack on memory was run.",
     ),
+    "flipped_layers": (
+        "Which layers",
+        "Which layers the attacks hit",
+        "The share of an attack's flips of a network, over all draws and seeds, that hit a layer's words, in the "
+        "networks' order: weights where nothing else is said.",
+        "No attack chose its bits.",
+    ),
     "flipped_bits": (
         "Which bits",
         "Which bits the attacks flip",
-        "The share of an attack's flips, over all draws, that hit a bit of a layer's words: weights where nothing "
-        "else is said. The highest bit of an integer is its sign; of a float32 word bit 31 is the sign and bits 23 to "
-        "30 are the exponent.",
+        "The share of an attack's flips of a network, over all draws and seeds, that hit a bit of words of so many "
+        "bits. The highest bit of an integer is its sign; of a float32 word bit 31 is the sign and bits 23 to 30 are "
+        "the exponent.",
         "No attack chose its bits.",
     ),
 }
@@ -263,12 +271,16 @@ def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([several, rows[alone]], ignore_index=True)
 
 
-def _attacks(rows: pd.DataFrame, group: Attacked) -> pd.Series:
-    """How panels name the attack of each row, and the network's defense where the figures show several."""
-    several = group.curves["defense"].nunique() > 1
-    return rows["attack"].str.replace("_", " ") + (" · defense " + rows["defense"] if several else "")
+def _panels(rows: pd.DataFrame) -> pd.Series:
+    """How panels name the attack of each row."""
+    return rows["attack"].str.replace("_", " ")
+
+
+def _roomy(names: Collection[str]) -> alt.Axis:
+    """An axis on which the longest name has room in a font that is wider than the one that it is measured in."""
+    return alt.Axis(minExtent=LETTER * max(map(len, names)))
 
 
 def _scale(channel: type, group: Attacked, values: list[str]):
-    cycled = [values[index % len(values)] for index in range(len(group.schemes))]
-    return channel("scheme:N", title="Scheme", scale=alt.Scale(domain=group.schemes, range=cycled))
+    cycled = [values[index % len(values)] for index in range(len(group.networks))]
+    return channel("network:N", title="Network", scale=alt.Scale(domain=group.networks, range=cycled))

@@ -8,7 +8,7 @@ import pytest
 
 from stages.artifacts.faults import save_faults, save_flipped
 from stages.metrics.faults import BIT_FLIPS, FLIPPED_BITS, FLIPS_NEEDED
-from stages.reporting.faults import FIGURES, SECTIONS, SUBJECTS, attacked, flipped_bits
+from stages.reporting.faults import FIGURES, SECTIONS, SUBJECTS, attacked, flipped_bits, flipped_layers
 from stages.reporting.figures import svg
 from stages.reporting.page import commands
 from tests.metrics.test_faults_table import draw, frame
@@ -80,21 +80,43 @@ def test_a_row_says_how_it_is_computed_again(written):
     assert set(found) == {f"{job} && python -m stages report all --recompute"}
 
 
-def test_flipped_bits_have_a_panel_for_each_defense_and_layers_in_the_order_of_the_network():
-    facts = {"dataset": "fashion_mnist", "model": "resnet8", "scheme": "int8", "seed": 0, "attack": "bit_flip_attack"}
-    word = {"tensor": "weight", "kind": "weights", "width": 8, "bit": 7, "flips": 2, "share": 0.5}
-    layers = [("none", 0, "stem"), ("none", 4, "block"), ("pgd_at", 4, "block")]
-    bits = [facts | word | {"defense": defense, "place": place, "layer": layer} for defense, place, layer in layers]
-    curves = [facts | {"defense": defense} for defense in ("none", "pgd_at")]
+def flipped(**columns):
+    """What figures draw of one attack on an undefended network and on a defended one that has fewer bytes."""
+    facts = {"dataset": "fashion_mnist", "model": "resnet8", "seed": 0, "attack": "bit_flip_attack"}
+    networks = [{"scheme": "binary", "defense": "pgd_at"}, {"scheme": "int8", "defense": "none"}]
+    word = {"tensor": "weight", "kind": "weights", "width": 8, "bit": 7, "place": 0, "layer": "stem", "flips": 2}
+    bits = [
+        facts | network | word | dict(zip(columns, values, strict=True))
+        for network in networks
+        for values in zip(*columns.values(), strict=True)
+    ]
     (group,) = attacked(
-        pd.DataFrame(curves, columns=BIT_FLIPS),
+        pd.DataFrame([facts | network for network in networks], columns=BIT_FLIPS),
         pd.DataFrame(columns=FLIPS_NEEDED),
         pd.DataFrame(bits, columns=FLIPPED_BITS),
-        pd.DataFrame([{"scheme": "int8", "weight_bytes": 80_000}]),
+        pd.DataFrame([{"scheme": "int8", "weight_bytes": 80_000}, {"scheme": "binary", "weight_bytes": 12_000}]),
     )
-    chart = flipped_bits(group)
-    assert chart.facet.to_dict()["sort"] == [f"int8 · bit flip attack · defense {name}" for name in ("none", "pgd_at")]
+    return group
+
+
+def test_flipped_layers_have_a_column_for_each_network_and_are_in_its_order():
+    group = flipped(layer=("block", "stem", "stem"), place=(4, 0, 1), kind=("weights", "weights", "scales"))
+    chart = flipped_layers(group)
+    assert group.networks == ["int8 · none", "binary · pgd_at"]
+    assert chart.facet.to_dict()["sort"] == ["bit flip attack"]
     cells = chart.to_dict()["data"]["values"]
-    assert [cell["percent"] for cell in cells] == [50, 50, 100]
+    assert {cell["network"] for cell in cells} == set(group.networks) and len(cells) == 6
+    assert all(cell["percent"] == pytest.approx(100 / 3, abs=0.001) for cell in cells)
     drawn = svg([("", chart)], "")
-    assert drawn.index(">stem<") < drawn.index(">block<")
+    assert drawn.index(">stem<") < drawn.index(">stem scales<") < drawn.index(">block<")
+    assert drawn.index(">int8 · none<") < drawn.index(">binary · pgd_at<")
+
+
+def test_flipped_bits_are_of_words_of_so_many_bits_and_the_highest_first():
+    chart = flipped_bits(flipped(width=(32, 8, 8, 1), bit=(30, 6, 7, 0), flips=(1, 2, 1, 4)))
+    cells = chart.to_dict()["data"]["values"]
+    shares = {cell["row"]: cell["percent"] for cell in cells if cell["network"] == "int8 · none"}
+    assert shares == {"30 of 32": 12.5, "6 of 8": 25, "7 of 8": 12.5, "0 of 1": 50}
+    drawn = svg([("", chart)], "")
+    places = [drawn.index(f">{row}<") for row in ("0 of 1", "7 of 8", "6 of 8", "30 of 32")]
+    assert places == sorted(places)
