@@ -30,8 +30,8 @@ import pandas as pd
 from scipy import stats
 
 from stages.claims.claim import Claim, Undecidable, judged, near
-from stages.claims.evidence import Evidence, Network, named
-from stages.metrics.bootstrap import Estimate, difference_of_means, paired_bootstrap
+from stages.claims.evidence import Evidence, Network, clean_gain, named, worst_case_gain
+from stages.metrics.bootstrap import Estimate
 
 INT8: Network = ("int8", "none")
 BINARY: Network = ("binary", "none")  # weights and activations, first and last layer too
@@ -87,14 +87,14 @@ def accuracy(evidence: Evidence, model: str) -> Iterator[Claim]:
     yield judged(
         f"{model}: growth raises clean accuracy, {named(GROWN)} minus {named(BINARY)} (points)",
         "2 to 8",
-        partial(_clean_gain, evidence, GROWN, BINARY),
+        partial(clean_gain, evidence, GROWN, BINARY),
         between=(GAIN, inf),
         note=f"holds above {GAIN} points",
     )
     yield judged(
         f"{model}: a complete binary network costs clean accuracy, {named(BINARY)} minus {named(INT8)} (points)",
         "costs",
-        partial(_clean_gain, evidence, BINARY, INT8),
+        partial(clean_gain, evidence, BINARY, INT8),
         between=(-inf, 0),
         note="holds below 0",
     )
@@ -112,7 +112,7 @@ def control(evidence: Evidence, model: str) -> Iterator[Claim]:
     yield judged(
         f"{model}: growth beats width in clean accuracy, {named(GROWN)} minus {named(WIDE)} (points)",
         "",
-        partial(_clean_gain, evidence, GROWN, WIDE),
+        partial(clean_gain, evidence, GROWN, WIDE),
         between=ABOVE,
         note="holds above 0",
     )
@@ -220,7 +220,7 @@ def inputs(evidence: Evidence, model: str) -> Iterator[Claim]:
         yield judged(
             f"{model}: attacks on inputs leave more of {named(network)}, worst case minus {named(INT8)} (points)",
             "",
-            partial(_worst_case_gain, evidence, network, INT8),
+            partial(worst_case_gain, evidence, network, INT8),
             between=ABOVE,
             note="holds above 0",
         )
@@ -236,15 +236,6 @@ def imagenet(evidence: Evidence) -> Iterator[Claim]:
             tolerance=NEAR,
             note=f"holds within {NEAR} points",
         )
-
-
-def _clean_gain(evidence: Evidence, network: Network, other: Network) -> Estimate:
-    return paired_bootstrap(difference_of_means, evidence.accuracy(network), evidence.accuracy(other))
-
-
-def _worst_case_gain(evidence: Evidence, network: Network, other: Network) -> Estimate:
-    norm = evidence.headline_norm
-    return paired_bootstrap(difference_of_means, *(evidence.worst_case(one, norm) for one in (network, other)))
 
 
 def _bytes(evidence: Evidence, network: Network, other: Network) -> Estimate:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from stages.claims.claim import Undecidable
-from stages.metrics.bootstrap import Estimate
+from stages.metrics.bootstrap import Estimate, difference_of_means, paired_bootstrap
 from stages.metrics.cells import Cell, Outcomes, outcomes
 from stages.metrics.faults import flips_needed
 from stages.metrics.results import at_epsilon, split_flags
@@ -252,6 +252,17 @@ class Evidence:
 def named(network: Network) -> str:
     """How claims name a network: "int8 · none"."""
     return " · ".join(network)
+
+
+def clean_gain(evidence: Evidence, network: Network, other: Network) -> Estimate:
+    """How much more accurate a network is than another one, in points."""
+    return paired_bootstrap(difference_of_means, evidence.accuracy(network), evidence.accuracy(other))
+
+
+def worst_case_gain(evidence: Evidence, network: Network, other: Network) -> Estimate:
+    """The same of the worst case of the headline norm, at its epsilon."""
+    norm = evidence.headline_norm
+    return paired_bootstrap(difference_of_means, *(evidence.worst_case(one, norm) for one in (network, other)))
 
 
 def _is(cell: Cell, network: Network, attack: str, crafted_on: Network | None) -> bool:

@@ -17,7 +17,7 @@ from math import inf
 import pandas as pd
 
 from stages.claims.claim import Claim, Undecidable, judged, near
-from stages.claims.evidence import Evidence, Network, named
+from stages.claims.evidence import Evidence, Network, clean_gain, named, worst_case_gain
 from stages.metrics.bootstrap import Estimate, difference_of_means, paired_bootstrap
 
 BENCHMARK: Network = ("int8", "none")  # MLPerf Tiny's network, trained as long as the others
@@ -84,7 +84,7 @@ def penalty(evidence: Evidence, subject: tuple[str, str]) -> Iterator[Claim]:
                 f"{dataset}: a penalty on each layer raises the worst case of {scheme}, {PENALTY} minus {other} "
                 "(points)",
                 "raises",
-                partial(_worst_case_gain, evidence, (scheme, PENALTY), (scheme, other)),
+                partial(worst_case_gain, evidence, (scheme, PENALTY), (scheme, other)),
                 between=ABOVE,
                 note="holds above 0",
             )
@@ -97,14 +97,14 @@ def bits(evidence: Evidence, subject: tuple[str, str]) -> Iterator[Claim]:
         yield judged(
             f"{dataset}: few bits raise the worst case, {scheme} minus {BENCHMARK[0]}, undefended (points)",
             "raise",
-            partial(_worst_case_gain, evidence, (scheme, "none"), BENCHMARK),
+            partial(worst_case_gain, evidence, (scheme, "none"), BENCHMARK),
             between=ABOVE,
             note="holds above 0",
         )
         yield judged(
             f"{dataset}: few bits cost clean accuracy, {scheme} minus {BENCHMARK[0]}, undefended (points)",
             "",
-            partial(_clean_gain, evidence, (scheme, "none"), BENCHMARK),
+            partial(clean_gain, evidence, (scheme, "none"), BENCHMARK),
             between=BELOW,
             note="holds below 0",
         )
@@ -135,15 +135,6 @@ def _mean_gain(evidence: Evidence, network: Network, other: Network, threats: tu
         for one in (network, other)
     ]
     return paired_bootstrap(difference_of_means, *means)
-
-
-def _worst_case_gain(evidence: Evidence, network: Network, other: Network) -> Estimate:
-    worst_cases = [evidence.worst_case(one, evidence.headline_norm) for one in (network, other)]
-    return paired_bootstrap(difference_of_means, *worst_cases)
-
-
-def _clean_gain(evidence: Evidence, network: Network, other: Network) -> Estimate:
-    return paired_bootstrap(difference_of_means, evidence.accuracy(network), evidence.accuracy(other))
 
 
 def _masked(evidence: Evidence, network: Network) -> Estimate:
