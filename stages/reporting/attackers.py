@@ -4,7 +4,7 @@ import altair as alt
 import pandas as pd
 
 from stages.metrics.results import at_epsilon
-from stages.reporting.figures import COLOURS, LETTER, Group, panels_of, variant_label
+from stages.reporting.figures import COLOURS, Group, panels_of, roomy_axis, variant_label
 
 ROW = 20  # pixels
 WIDTH = 260
@@ -26,8 +26,7 @@ def attackers(group: Group) -> alt.FacetChart | None:
     present = [threat for threat in THREATS if threat in set(bars["threat"])]
     order = order_of(bars)
     base = alt.Chart().encode(
-        # The longest name has room in a font that is wider than the one that it is measured in.
-        y=alt.Y("attacker:N", title=None, sort=order, axis=alt.Axis(minExtent=LETTER * max(map(len, order)))),
+        y=alt.Y("attacker:N", title=None, sort=order, axis=roomy_axis(order)),
         x=alt.X("percent:Q", title="Accuracy (%)", scale=alt.Scale(domain=[0, 100])),
         tooltip=[
             alt.Tooltip("attacker:N", title="Attacker"),

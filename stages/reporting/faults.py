@@ -1,6 +1,6 @@
 """The charts of attacks on memory: accuracy against flipped bits, how many it takes, and which layers and bits."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
 
@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from stages.reporting.figures import COLOURS, LETTER, SHAPES, panels_of, variant_label
+from stages.reporting.figures import COLOURS, SHAPES, panels_of, roomy_axis, variant_label
 
 PANEL = (260, 220)  # pixels, as of the other charts
 CELL = 22
@@ -114,7 +114,7 @@ def flips_needed(group: Attacked) -> alt.FacetChart | None:
     shown = shown[shown["budget"] > 0]  # there is nothing to flip for some attacks on some networks
     goals = [goal for goal in GOALS.values() if goal in set(shown["goal"])]
     base = alt.Chart().encode(
-        y=alt.Y("network:N", title=None, sort=group.networks, axis=_roomy(group.networks)),
+        y=alt.Y("network:N", title=None, sort=group.networks, axis=roomy_axis(group.networks)),
         yOffset=alt.YOffset("goal:N", sort=goals),
         color=alt.Color("goal:N", title="Flips until", scale=alt.Scale(domain=goals, range=COLOURS[: len(goals)])),
     )
@@ -176,7 +176,9 @@ def _shares(rows: pd.DataFrame, title: str, group: Attacked) -> alt.FacetChart |
         .mark_rect(stroke=alt.ExprRef("paper"), strokeWidth=1)
         .encode(
             x=alt.X("network:N", title=None, scale=alt.Scale(domain=group.networks), axis=alt.Axis(labelAngle=-45)),
-            y=alt.Y("row:N", title=None, sort=alt.EncodingSortField("order", op="min"), axis=_roomy(set(cells["row"]))),
+            y=alt.Y(
+                "row:N", title=None, sort=alt.EncodingSortField("order", op="min"), axis=roomy_axis(set(cells["row"]))
+            ),
             color=alt.Color(
                 "percent:Q",
                 title="Share of the flips (%)",
@@ -274,11 +276,6 @@ def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
 def _panels(rows: pd.DataFrame) -> pd.Series:
     """How panels name the attack of each row."""
     return rows["attack"].str.replace("_", " ")
-
-
-def _roomy(names: Collection[str]) -> alt.Axis:
-    """An axis on which the longest name has room in a font that is wider than the one that it is measured in."""
-    return alt.Axis(minExtent=LETTER * max(map(len, names)))
 
 
 def _scale(channel: type, group: Attacked, values: list[str]):

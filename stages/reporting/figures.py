@@ -1,7 +1,7 @@
 """The report's charts, as Altair specifications that both the page and the SVG files draw."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -675,6 +675,11 @@ def _cycle(values: list[str], count: int) -> list[str]:
 def panels_of(column: str, order: list[str], **header: str) -> alt.Facet:
     """A panel for each value of a column, in this order, with its name above it."""
     return alt.Facet(f"{column}:N", sort=order, title=None, header=alt.Header(labelAnchor="start", **header))
+
+
+def roomy_axis(names: Collection[str]) -> alt.Axis:
+    """An axis on which the longest name has room in a font that is wider than the one that it is measured in."""
+    return alt.Axis(minExtent=LETTER * max(map(len, names)))
 
 
 def _fluid(layers: alt.LayerChart, panels: list[str], height: int | alt.Step = 220) -> alt.FacetChart:
