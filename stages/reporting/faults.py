@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from itertools import pairwise
 from math import isfinite
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
-from stages.reporting.figures import COLOURS, SHAPES, panels_of, roomy_axis, variant_label
+from stages.reporting.figures import COLOURS, LETTER, SHAPES, panels_of, roomy_axis, variant_label
 
 PANEL = (260, 220)  # pixels, as of the other charts
 CELL = 22
@@ -149,8 +151,9 @@ def flipped_layers(group: Attacked) -> alt.FacetChart | None:
 
     Layers are in the networks' order.
     """
-    rows = group.bits
-    return _shares(rows.assign(row=rows["layer"] + rows["kind"].map(TENSORS), order=rows["place"]), "Layer", group)
+    rows, kinds = group.bits, list(TENSORS)
+    order = len(kinds) * rows["layer"].map(_layer_ranks(rows)) + rows["kind"].map(kinds.index)
+    return _shares(rows.assign(row=rows["layer"] + rows["kind"].map(TENSORS), order=order), "Layer", group)
 
 
 def flipped_bits(group: Attacked) -> alt.FacetChart | None:
@@ -158,6 +161,18 @@ def flipped_bits(group: Attacked) -> alt.FacetChart | None:
     rows = group.bits
     told = rows["bit"].astype(str) + " of " + rows["width"].astype(str)
     return _shares(rows.assign(row=told, order=WIDEST * rows["width"] - rows["bit"]), "Bit of the word", group)
+
+
+def _layer_ranks(rows: pd.DataFrame) -> dict[str, int]:
+    """Where each layer comes: networks of one model have theirs in one order, but not all the same ones, so that the
+    places of tensors can be compared within a network, of what an attack reaches of it, alone."""
+    order = TopologicalSorter()
+    for _, hit in rows.groupby(["network", "attack"]):
+        layers = hit.sort_values("place")["layer"].unique()
+        order.add(layers[0])
+        for first, second in pairwise(layers):
+            order.add(second, first)
+    return {layer: rank for rank, layer in enumerate(order.static_order())}
 
 
 def _shares(rows: pd.DataFrame, title: str, group: Attacked) -> alt.FacetChart | None:
@@ -193,8 +208,9 @@ def _shares(rows: pd.DataFrame, title: str, group: Attacked) -> alt.FacetChart |
             ],
         )
     )
+    width = max(CELL * len(group.networks), LETTER * max(map(len, panels)))  # where a panel's name has room, too
     return (
-        chart.properties(width=alt.Step(CELL), height=alt.Step(CELL))
+        chart.properties(width=width, height=alt.Step(CELL))
         .facet(facet=panels_of("panel", panels), columns=min(len(panels), 2))
         .resolve_scale(y="independent")
     )

@@ -1,5 +1,6 @@
 """The report of a study that attacks memory: its tables, its figures and its page."""
 
+from dataclasses import replace
 from io import BytesIO
 from types import SimpleNamespace
 
@@ -80,10 +81,12 @@ def test_a_row_says_how_it_is_computed_again(written):
     assert set(found) == {f"{job} && python -m stages report all --recompute"}
 
 
-def flipped(**columns):
+NETWORKS = [{"scheme": "binary", "defense": "pgd_at"}, {"scheme": "int8", "defense": "none"}]
+
+
+def flipped(networks=NETWORKS, **columns):
     """What figures draw of one attack on an undefended network and on a defended one that has fewer bytes."""
     facts = {"dataset": "fashion_mnist", "model": "resnet8", "seed": 0, "attack": "bit_flip_attack"}
-    networks = [{"scheme": "binary", "defense": "pgd_at"}, {"scheme": "int8", "defense": "none"}]
     word = {"tensor": "weight", "kind": "weights", "width": 8, "bit": 7, "place": 0, "layer": "stem", "flips": 2}
     bits = [
         facts | network | word | dict(zip(columns, values, strict=True))
@@ -104,12 +107,23 @@ def test_flipped_layers_have_a_column_for_each_network_and_are_in_its_order():
     chart = flipped_layers(group)
     assert group.networks == ["int8 · none", "binary · pgd_at"]
     assert chart.facet.to_dict()["sort"] == ["bit flip attack"]
+    assert chart.spec.width >= 8 * len("bit flip attack")  # the name of a panel is wider than two networks
     cells = chart.to_dict()["data"]["values"]
     assert {cell["network"] for cell in cells} == set(group.networks) and len(cells) == 6
     assert all(cell["percent"] == pytest.approx(100 / 3, abs=0.001) for cell in cells)
     drawn = svg([("", chart)], "")
     assert drawn.index(">stem<") < drawn.index(">stem scales<") < drawn.index(">block<")
     assert drawn.index(">int8 · none<") < drawn.index(">binary · pgd_at<")
+
+
+def test_layers_are_in_the_order_of_networks_that_have_other_numbers_of_tensors():
+    narrow = flipped(NETWORKS[:1], layer=("block", "classifier"), place=(2, 3), kind=("weights", "scales"))
+    wide = flipped(NETWORKS[1:], layer=("block", "classifier"), place=(7, 9), kind=("biases", "biases"))
+    both = replace(narrow, bits=pd.concat([wide.bits, narrow.bits]), networks=[*wide.networks, *narrow.networks])
+    drawn = svg([("", flipped_layers(both))], "")
+    rows = ("block", "block biases", "classifier scales", "classifier biases")
+    places = [drawn.index(f">{row}<") for row in rows]
+    assert places == sorted(places)
 
 
 def test_flipped_bits_are_of_words_of_so_many_bits_and_the_highest_first():
